@@ -652,6 +652,7 @@ def test_a_clip_frame_by_frame(kept: Path, tmp_path: Path, capsys: Any) -> None:
     ran(capsys, 0, *words, "0:a=1", "0.1s:b=1")
     assert (tmp_path / "mixed.gif").read_bytes() == numbered
     assert "the network has no style 'c'" in ran(capsys, 1, *words, "0:a=1", "0.1s:c=1")
+    assert "not all 0" in ran(capsys, 1, *words, "0:a=1", "9s:a=0")
     assert "cannot be read; give numbers, as many at each moment" in ran(capsys, 1, *words, "0:a=1", "0.1s:b")
     frames = list(open_clip(tmp_path / "mixed.gif").frames())
     alone = apply_network(kept, sorted(source.iterdir())[-1], style="b").tensor

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastnst.errors import OptionError
 from fastnst.feedforward.applying import Applier
-from fastnst.feedforward.file import NetworkFile, in_order, load_network, read_blend
+from fastnst.feedforward.file import NetworkFile, blend_weights, in_order, load_network, read_blend
 from fastnst.image.resize import edge_beside, fitted_size, resize
 from fastnst.options.parse import parse_size
 from fastnst.transfer.movie import check_package, check_target, even, write_clip
@@ -76,6 +76,8 @@ def apply_to_clip(
     network = network if isinstance(network, NetworkFile) else load_network(network)
     names = network.network.names
     track = None if blend is None else read_track("blend", blend, lambda held: in_order(names, _at_moment(held)))
+    for moment in () if track is None else track.values:
+        blend_weights(network.network, moment)
     weights: Any = read_blend(blend) if isinstance(blend, str) else blend
     applier = Applier(network, blend=_at(track, 0.0) if track is not None else weights, **options)
     broken = None
