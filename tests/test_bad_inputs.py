@@ -221,6 +221,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "folder": "weights folder is a folder; pass the path of a",
         "content.png": "has an unknown type; it must be .pth, .pt or .safetensors",
         "weights/empty.pth": "is empty; fetch it again",
+        "weights/empty.pth --checkpoint weights/empty.pth": "weights/empty.pth is also an input",
         "weights/text.pth": "is not a PyTorch checkpoint of plain tensors; pass a file",
         "weights/text.safetensors": "or not a safetensors file",
         "weights/cut.pth": "is truncated, damaged or not a PyTorch checkpoint; fetch",
@@ -262,6 +263,7 @@ REFUSED: dict[str, dict[str, str]] = {
     },
     "grid content.png style.png -o out.png {}": {
         "--down warp 9": "--down 'warp' is no",
+        f"--down seed 1 --keep . -o 1.png {SMALL}": "1.png was given for two outputs",
         "--down seed": "--down seed has 0 values",
         f"--down seed {'1 ' * 65}": "--down seed has 65 values; give 1 to 64",
         "--down seed x": "--down seed: 'x' is not a whole number; write one such as 7",
@@ -279,6 +281,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "style.png -o out.png --labels a": "you gave 1 label for 2 pictures",
         "-o out.png --columns 0": "--columns 0 is too small",
         "-o out.png --cell 0": "cells of 0 pixels are too small",
+        f"-o out.png --cell {10**9}": "cells of 1000000000 pixels are too large",
         "-o out.png --font notes.txt": "give a .ttf or .otf file",
     },
     "texture style.png -o out.png {}": {

@@ -61,6 +61,19 @@ def test_the_command_makes_what_it_can(folders: Path, capsys: Any, monkeypatch: 
     assert sorted(path.name for path in Path("out").glob("*.png")) == ["a_x.png", "b_x.png", "bad_y.png", "c_x.png"]
 
 
+@pytest.mark.posix
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_log_on_a_full_disk_costs_no_report(folders: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folders)
+    Path("pairs.csv").write_text("content,style\nnone.png,styles/x.png")
+    Path("out").mkdir()
+    Path("out/failures.jsonl").symlink_to("/dev/full")
+    assert command.run(parsed("pairs.csv", "-o", "out", *FAST)) == 1
+    said = capsys.readouterr().err
+    assert "the log cannot be written (No space left on device)" in said
+    assert "fastnst: saved 0 pictures, 1 failed in " in said
+
+
 class Pretence(ProcessPool):
     """A pool without processes: `happens` says what comes of a task at its first, second … try."""
 

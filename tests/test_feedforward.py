@@ -127,6 +127,7 @@ def test_blends_lie_between_the_styles() -> None:
         (["x", "y"], None, "give one for each style, such as 0.3 0.7"),
         ({"a": 1, "c": 1}, None, "no style 'c'; choose one of: a, b"),
         (None, "c", "no style 'c'; choose one of: a, b"),
+        (None, True, "no style True; choose one of: a, b"),
         ([1, 1], "a", "give only one of them"),
     ],
 )
@@ -406,6 +407,12 @@ def test_divergence_leaves_the_last_good_network(places: Path, tmp_path: Path, m
     torch.testing.assert_close(
         kept.network.state_dict(), {name: value.half().float() for name, value in good[0].items()}
     )
+    monkeypatch.setattr(loop.Training, "_stepped", stepped)
+    trained(places, 3, checkpoint=tmp_path / "run")
+    monkeypatch.setattr(loop.Training, "_stepped", lambda self, crops: float("nan"))
+    with pytest.raises(TrainingError, match=r"diverged at step 3 .*; the network of step 3 is in "):
+        trained(places, 50, output=output, checkpoint=tmp_path / "run", resume=True)
+    assert load_network(output).training["steps"] == 3
 
 
 def test_photographs_take_turns(places: Path) -> None:
@@ -421,6 +428,9 @@ def test_photographs_of_no_use(places: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     with pytest.raises(ImageError, match=r"photo folder .* has no pictures"):
         Photos(tmp_path, 32, seed=0)
+    Image.new("RGB", (400, 32)).save(tmp_path / "wide.png")
+    shown = Photos([tmp_path / "wide.png", places / "x.png"], 32, seed=0).whole(4)
+    assert [min(picture.shape[1:]) >= 12 for picture in shown] == [True]
     photos = [places / "photos" / name for name in ("0_broken.jpg", "0_tiny.png")]
     with pytest.raises(ImageError, match="none of the 2 photographs can be used; the first") as caught:
         train_network([places / "x.png"], photos, schedule=Schedule(steps=1), architecture=SMALL, **LOSS)
@@ -553,6 +563,9 @@ def test_the_commands(places: Path, tmp_path: Path, capsys: Any) -> None:
         assert read_parameters(again)["network"] == read_parameters(tmp_path / made)["network"]
 
 
+TRAIN = ["train", "PICTURE", "--photos", "FOLDER", "-o", "n.safetensors"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -563,6 +576,8 @@ def test_the_commands(places: Path, tmp_path: Path, capsys: Any) -> None:
         (["apply", "NET", "PICTURE", "-o", "out.png", "--blend", "1"], "1 blend weight for 2 styles"),
         (["apply", "BROKEN", "PICTURE", "-o", "out.png"], "is not a network of fastnst"),
         (["apply", "NET", "FOLDER", "-o", "FOLDER"], "would be overwritten"),
+        (["apply", "NET", "PICTURE", "-o", "out.png", "--size", "99999999"], "not enough memory; lower --size"),
+        (["apply", "NET", "PICTURE", "-o", "PICTURE"], "is also an input and would be overwritten"),
         (["apply", "NET", "PICTURE", "PICTURE", "-o", "BROKEN"], "several pictures need a folder after -o, and '"),
         (
             ["apply", "NET", "PICTURE", "-o", "out.png", "--hold", "0.3"],
@@ -572,6 +587,11 @@ def test_the_commands(places: Path, tmp_path: Path, capsys: Any) -> None:
         (["train", "PICTURE", "--photos", "EMPTY", "-o", "n.safetensors"], "has no pictures"),
         (["train", "PICTURE", "--photos", "FOLDER", "-o", "n.pth"], "end it in .safetensors"),
         (["train", "PICTURE", "--photos", "FOLDER", "-o", "n.safetensors", "--resume"], "no checkpoint to resume"),
+        ([*TRAIN, "--checkpoint", "PICTURE"], "is also an input and would be overwritten"),
+        ([*TRAIN, "--checkpoint", "n.safetensors"], "n.safetensors was given for two outputs"),
+        ([*TRAIN, "--previews", "FOLDER/sheet.png"], "the next run would read them as one"),
+        ([*TRAIN, "--save-every", "nan"], "save every nan is not possible"),
+        ([*TRAIN, "--seed", str(2**63)], "give a whole number from 0 to 9223372036854775807"),
         (["train", "PICTURE", "PICTURE", "--photos", "FOLDER", "-o", "n.safetensors"], "a name of its own"),
         (["train", "PICTURE", "--photos", "FOLDER", "-o", "n.safetensors", "--channels", "0"], "from 1 to 128"),
         (["train", "PICTURE", "--photos", "FOLDER", "-o", "n.safetensors", "--begin-with", "n"], "cannot be read"),
@@ -590,7 +610,7 @@ def test_bad_input_is_one_line(
         "FOLDER": places / "photos",
         "EMPTY": tmp_path / "empty",
     }
-    printed = ran(capsys, 1, *(paths.get(word, word) for word in words))
+    printed = ran(capsys, 1, *(paths.get(word, word.replace("FOLDER", str(places / "photos"))) for word in words))
     assert said in printed
     assert printed.startswith("fastnst: error: ")
     assert len(printed.splitlines()) == 1
@@ -615,6 +635,11 @@ def test_a_clip_frame_by_frame(kept: Path, tmp_path: Path, capsys: Any) -> None:
         assert f"{name}.webp" in said
     scores = [score_clip(open_clip(tmp_path / f"{name}.webp"), open_clip(source)).mean for name in ("alone", "held")]
     assert scores[1] < 0.6 * scores[0]
+    ran(capsys, 0, "apply", kept, source, "-o", tmp_path / "half.gif", "--size", "50%")
+    height, width = open_clip(source).size
+    assert open_clip(tmp_path / "half.gif").size == (height // 2, width // 2)
+    said = ran(capsys, 1, "apply", kept, tmp_path / "half.gif", "-o", tmp_path / "half.gif")
+    assert "half.gif is also an input and would be overwritten" in said
     said = ran(capsys, 1, "apply", kept, source, "-o", tmp_path / "mixed.gif", "--quality", "90")
     assert "--quality has no effect on a clip; leave it out" in said
     words = ("apply", kept, source, "-o", tmp_path / "mixed.gif", "--hold", "0", "--blend")
@@ -627,6 +652,7 @@ def test_a_clip_frame_by_frame(kept: Path, tmp_path: Path, capsys: Any) -> None:
     ran(capsys, 0, *words, "0:a=1", "0.1s:b=1")
     assert (tmp_path / "mixed.gif").read_bytes() == numbered
     assert "the network has no style 'c'" in ran(capsys, 1, *words, "0:a=1", "0.1s:c=1")
+    assert "not all 0" in ran(capsys, 1, *words, "0:a=1", "9s:a=0")
     assert "cannot be read; give numbers, as many at each moment" in ran(capsys, 1, *words, "0:a=1", "0.1s:b")
     frames = list(open_clip(tmp_path / "mixed.gif").frames())
     alone = apply_network(kept, sorted(source.iterdir())[-1], style="b").tensor

@@ -1,5 +1,7 @@
 """Checkpoints: a run that was stopped, or killed, ends with the image of the run that was not."""
 
+import os
+import sys
 import time
 from dataclasses import replace
 from itertools import count
@@ -76,6 +78,14 @@ def test_a_picture_that_moved_away_is_named(tmp_path: Path) -> None:
     with pytest.raises(fastnst.CheckpointError, match=said):
         fastnst.resume(checkpoint)
     assert fastnst.resume(checkpoint, content=tmp_path / "moved.png").stopped is None
+
+
+@pytest.mark.posix
+@pytest.mark.skipif(sys.platform == "darwin", reason="names are UTF-8 there")
+def test_a_name_that_is_not_utf_8(pictures: tuple[Path, Path], tmp_path: Path) -> None:
+    checkpoint = tmp_path / os.fsdecode(b"run\xff")
+    stopped_at(3, pictures, checkpoint)
+    assert fastnst.resume(checkpoint).stopped is None
 
 
 def test_a_run_goes_on_in_the_precision_that_it_began_in(

@@ -251,6 +251,10 @@ def test_the_command(tmp_path: Path, style: str, capsys: pytest.CaptureFixture[s
     assert "give the part" in capsys.readouterr().err
     assert main(["video", str(source), style, "-o", str(tmp_path / "out.avi")]) == 1
     assert "cannot be the name of a clip" in capsys.readouterr().err
+    assert main([*words, "--preview", str(source / "now.png")]) == 1
+    assert "is among the frames of the clip" in capsys.readouterr().err
+    assert main([*words, "--preview", style]) == 1
+    assert "is also an input and would be overwritten" in capsys.readouterr().err
     assert main(["video", str(source), str(tmp_path / "none.png"), "-o", str(tmp_path / "b.mp4")]) == 1
     assert not work_folder(tmp_path / "b.mp4").exists()
 

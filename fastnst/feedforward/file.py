@@ -167,7 +167,7 @@ def read_blend(words: str) -> Any:
 def _index(names: Sequence[str], style: str | int | None) -> int:
     if style is None:
         return 0
-    if isinstance(style, int) and 0 <= style < len(names):
+    if type(style) is int and 0 <= style < len(names):
         return style
     if style not in names:
         hint = hint_for(str(style), names, "")

@@ -294,4 +294,4 @@ class Training:
             ) from error
         for name, value in place.items():
             setattr(self, name, value)
-        self.is_saved = True
+        self.good, self.is_saved = (self.step, contents["network"]), True

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastnst.errors import ImageError
+from fastnst.feedforward.network import SMALLEST
 from fastnst.image.files import pictures_at
 from fastnst.image.picture import opaque
 from fastnst.image.read import open_picture
@@ -66,11 +67,13 @@ class Photos:
         return crop.flip(2) if below(1) else crop
 
     def whole(self, count: int) -> list[Tensor]:
-        """The first `count` pictures that can be used, (3, H, W) float32, their long side that of a crop."""
+        """The first `count` pictures that can be used and are wide enough for a network, (3, H, W) float32, their long
+        side that of a crop."""
         pictures: list[Tensor] = []
         for path in self.paths:
             if len(pictures) < count and (picture := self._picture(path)) is not None:
-                pictures.append(resize(picture.float() / 255, self.size))
+                whole = resize(picture.float() / 255, self.size)
+                pictures += [whole] if min(whole.shape[1:]) >= SMALLEST else []
         return pictures
 
     def _generator(self, number: int) -> torch.Generator:

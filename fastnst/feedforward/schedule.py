@@ -42,8 +42,8 @@ class Schedule:
                 isinstance(value, int | float) and least <= value < math.inf
             ):
                 raise OptionError(f"{name.replace('_', ' ')} {value!r} is not possible; give a positive number")
-        if type(self.seed) is not int or self.seed < 0:
-            raise OptionError(f"seed {self.seed!r} is not possible; give a whole number of 0 or more")
+        if type(self.seed) is not int or not 0 <= self.seed < 1 << 63:
+            raise OptionError(f"seed {self.seed!r} is not possible; give a whole number from 0 to {(1 << 63) - 1}")
 
     def progress(self, step: int, seconds: float) -> float:
         """The part of the training that is over, 0…1."""

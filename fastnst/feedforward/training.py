@@ -16,7 +16,7 @@ from fastnst.feedforward.network import Architecture, StyleNetwork
 from fastnst.feedforward.photos import Photos
 from fastnst.feedforward.schedule import Progress, Schedule
 from fastnst.fork import check_fork
-from fastnst.image.files import check_place
+from fastnst.image.files import check_apart, check_place, is_in_folder
 from fastnst.image.read import Source
 from fastnst.image.write import check_output_path
 from fastnst.loss.networks import backbone_of, weights_of
@@ -90,6 +90,14 @@ def train_network(
         raise OptionError("there is no checkpoint to resume; name it with --checkpoint FILE")
     if previews is not None:
         check_output_path(previews)
+    folders = [photos] if isinstance(photos, str | os.PathLike) else photos
+    if previews is not None and any(is_in_folder(previews, folder) for folder in folders):
+        raise OptionError(
+            f"previews {os.fsdecode(previews)} are in a folder of the photographs, so the next run would read them as "
+            "one; give another folder"
+        )
+    if not save_every >= 0:
+        raise OptionError(f"save every {save_every!r} is not possible; give a number of seconds, 0 or more")
     if not styles:
         raise OptionError("no style image was given; give at least one")
     runtime = resolve_runtime(device, precision)
@@ -98,6 +106,7 @@ def train_network(
     resolved = loss_options(**options)
     names = _names(styles, names)
     crops = Photos(photos, size, schedule.seed)
+    check_apart([place for place in (output, checkpoint, previews) if place is not None], (*styles, *crops.paths))
     with own_modes(runtime.device):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(schedule.seed)

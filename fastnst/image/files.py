@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fastnst.errors import ImageError, OptionError
@@ -119,6 +119,36 @@ def check_place(name: str, what: str = "output", suffixes: Sequence[str] = ()) -
         problem = f" is not possible ({error.strerror}); choose another name"
     if problem:
         raise ImageError(f"{what} {name!r}{problem}")
+
+
+def check_apart(targets: Iterable[str | os.PathLike[str]], inputs: Iterable[object]) -> None:
+    """Raises OptionError where two of the `targets` are the same file, or one is also a path among the `inputs`."""
+    known: dict[object, str | os.PathLike[str]] = {}
+    for target in targets:
+        if _identity(target) in known:
+            raise OptionError(f"{os.fspath(target)} was given for two outputs; give each a name of its own")
+        known[_identity(target)] = target
+    for given in inputs:
+        if isinstance(given, str | os.PathLike) and (taken := known.get(_identity(given))) is not None:
+            raise OptionError(
+                f"{os.fspath(taken)} is also an input and would be overwritten; give the output another name"
+            )
+
+
+def _identity(path: str | os.PathLike[str]) -> object:
+    """The same for two names of one file."""
+    try:
+        known = os.stat(path)  # noqa: PTH116 - Path("") would be the current directory
+        return known.st_dev, known.st_ino
+    except OSError:  # missing or out of reach: what reads or writes it says so
+        return os.path.realpath(path)
+    except ValueError:  # no path
+        return path
+
+
+def is_in_folder(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
+    """True where a file `path` is, or would be, one of those that `pictures_at` looks at in `folder`."""
+    return os.path.isdir(folder) and os.path.realpath(Path(path).parent) == os.path.realpath(folder)  # noqa: PTH112
 
 
 def make_folder(name: str, what: str = "output") -> None:

@@ -16,7 +16,7 @@ from fastnst.image.resize import fitted_size, resize
 from fastnst.image.write import to_pil
 
 _INK, _PAPER = (34, 34, 34), (255, 255, 255)
-_MOST_PIXELS = 400_000_000
+_MOST_PIXELS, _MOST_CELL = 400_000_000, 20_000
 _MOST_LINES = 4
 
 
@@ -37,9 +37,10 @@ class Look:
 
 
 def check_look(look: Look, cell: int) -> None:
-    """Raises OptionError for a font that cannot be read, or cells whose long edge is less than 8 pixels."""
-    if cell < 8:
-        raise OptionError(f"cells of {cell} pixels are too small for a picture; give 8 or more")
+    """Raises OptionError for a font that cannot be read, or cells whose long edge is not 8 to 20,000 pixels."""
+    if not 8 <= cell <= _MOST_CELL:
+        size = "small" if cell < 8 else "large"
+        raise OptionError(f"cells of {cell} pixels are too {size} for a picture; give 8 to {_MOST_CELL}")
     _Pen(look.sized(cell)[0], look.font)
 
 

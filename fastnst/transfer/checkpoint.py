@@ -237,8 +237,9 @@ def _load_run(path: Path, *, check: bool) -> SavedRun:
     try:
         if check:
             check_archive(path)
-        # By such a name torch.load expects another format.
-        with path.open("rb") if path.suffix == ".safetensors" else contextlib.nullcontext(path) as source:
+        # By such a name torch.load expects another format, or cannot open the file: what is not UTF-8 is not printable.
+        is_odd = path.suffix == ".safetensors" or not str(path).isprintable()
+        with path.open("rb") if is_odd else contextlib.nullcontext(path) as source:
             # Windows does not let a mapped file be replaced by the next checkpoint.
             mapped = source is path and os.name == "posix"
             contents = torch.load(source, map_location="cpu", mmap=mapped, weights_only=True)

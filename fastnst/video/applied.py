@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fastnst.errors import OptionError
 from fastnst.feedforward.applying import Applier
-from fastnst.feedforward.file import NetworkFile, in_order, load_network, read_blend
-from fastnst.image.resize import fitted_size, resize
+from fastnst.feedforward.file import NetworkFile, blend_weights, in_order, load_network, read_blend
+from fastnst.image.resize import edge_beside, fitted_size, resize
+from fastnst.options.parse import parse_size
 from fastnst.transfer.movie import check_package, check_target, even, write_clip
 from fastnst.video.clip import BrokenFrameError, open_clip
 from fastnst.video.flow import Frame, as_frame, as_planes, motion, sharpness, warped
@@ -45,7 +46,7 @@ def apply_to_clip(
     output: str | os.PathLike[str],
     *,
     blend: Blend | None = None,
-    size: int | None = None,
+    size: int | str | None = None,
     hold: float = 0.5,
     part: Part | None = None,
     sound: bool = True,
@@ -55,7 +56,7 @@ def apply_to_clip(
     """Writes `clip` as a network stylizes it.
 
     Args:
-        network, size, options: as for `apply_network`; `size` is the long edge of the frames.
+        network, size, options: as for `apply_network`.
         clip, output, sound: as for `stylize_video`; `part` says which frames.
         blend: a weight for each style; `{0: (1, 0), 5: (0, 1)}` by seconds, `"0:1,0 5s:0,1"`, or with names
             `"0:swirls=1 5s:mosaic=1"` changes along the clip (Dumoulin, Shlens and Kudlur 2017).
@@ -69,11 +70,14 @@ def apply_to_clip(
     if hold > 0:
         check_package("cv2")
     source, target = open_clip(clip, part), Path(output)
-    shape = even(target, source.size if size is None else fitted_size(*source.size, size))
+    edge = edge_beside(parse_size("content" if size is None else size), source.size)
+    shape = even(target, fitted_size(*source.size, edge))
     check_target(target, source.sound_for(target) if sound else None, shape, source.rate)
     network = network if isinstance(network, NetworkFile) else load_network(network)
     names = network.network.names
     track = read_track("blend", blend, lambda held: in_order(names, _as_blend(held)))
+    for moment in () if track is None else track.values:
+        blend_weights(network.network, moment)
     applier = Applier(network, blend=_as_blend(blend) if track is None else _at(track, 0.0), **options)
     broken = None
     with tempfile.TemporaryDirectory(prefix=".fastnst-", dir=target.absolute().parent) as folder:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from fastnst.errors import ImageError, OptionError, counted
+from fastnst.image.files import check_apart
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.resize import at_size, fitted_size
 from fastnst.network.runtime import versions
@@ -127,8 +128,7 @@ class Production:
         self.size = even(target, image_size(Canvas(*source.size), options.size, options))
         look = replace(look, given={**look.given, **_sized(options, self.size)})
         check_target(target, source.sound_for(target) if video.sound else None, self.size, source.rate)
-        if target.exists() and target.samefile(source.name):
-            raise OptionError(f"{str(target)!r} is the clip itself and would be overwritten; give another name with -o")
+        check_apart([target], [source.name])
         masks = _moving_masks(options, source, video)
         # What is wrong with styles, masks and options is found before the clip is decoded.
         self._studio, self.work = Studio(style, look, video), Work(work_folder(target))

@@ -58,6 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # The reader of our output has had enough; the interpreter must not try to write the rest.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_BAD_INPUT
+        except (MemoryError, RuntimeError) as error:
+            from fastnst.network.runtime import is_out_of_memory  # after torch
+
+            if not is_out_of_memory(error):
+                raise
+            _complain("there is not enough memory; lower --size, or close other programs")
+            return EXIT_BAD_INPUT
         except OSError as error:
             _complain(
                 f"{error.strerror or error} while writing to the standard output or a file; free some space or choose "

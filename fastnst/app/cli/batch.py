@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -44,16 +44,16 @@ def run(parsed: argparse.Namespace) -> int:
         return stopping
 
     try:
-        log = log_path.open("w", encoding="utf-8")
+        log_path.write_text("")
     except OSError as error:
         problem = f"the log {log_path} cannot be written ({error.strerror})"
         raise FastnstError(f"{problem}; give another log with --log") from error
     bar = tqdm(total=len(tasks), unit="image", disable=True if parsed.quiet else None, file=sys.stderr, bar_format=_BAR)
     with ExitStack() as stack:
         stack.callback(_remove_if_empty, log_path)
-        for context in (log, bar, on_stop_signal(stop)):
+        for context in (bar, on_stop_signal(stop)):
             stack.enter_context(context)
-        report = _Report(log, bar, json=parsed.json)
+        report = _Report(log_path, bar, json=parsed.json)
         lost = missing_inputs(tasks)
         for outcome in lost:
             report.add(outcome)
@@ -154,7 +154,7 @@ def _log_path(parsed: argparse.Namespace) -> Path:
 
 
 class _Report:
-    def __init__(self, log: IO[str], bar: "tqdm[Any]", *, json: bool) -> None:
+    def __init__(self, log: Path, bar: "tqdm[Any]", *, json: bool) -> None:
         self.counts: Counter[str] = Counter()
         # The part of the rows at work that is done, in rows.
         self.share: Callable[[], float] = lambda: 0.0
@@ -167,8 +167,8 @@ class _Report:
         line, where = json.dumps(outcome.as_dict()), outcome.task.where
         if outcome.status == "failed":
             try:
-                self._log.write(line + "\n")
-                self._log.flush()
+                with self._log.open("a", encoding="utf-8") as log:
+                    log.write(line + "\n")
             except OSError as error:
                 self._bar.write(f"fastnst: warning: the log cannot be written ({error.strerror})", file=sys.stderr)
             self._bar.write(f"fastnst: failed: {where}: {outcome.error}", file=sys.stderr)

@@ -18,7 +18,7 @@ from fastnst.app.cli import say
 from fastnst.app.cli.arguments import OPTIONS, Outputs, given_options, read_option
 from fastnst.app.cli.job import Job
 from fastnst.errors import ImageError, OptionError, counted
-from fastnst.image.files import make_folder
+from fastnst.image.files import check_apart, make_folder
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image, open_picture
 from fastnst.image.sheet import Look, check_look, contact_sheet, differing_options, in_rows
@@ -94,7 +94,7 @@ def run_grid(parsed: argparse.Namespace) -> int:
     names = [f"{index // columns + 1}_{index % columns + 1}.png" for index in range(len(cells))]
     if down.option is None or across.option is None:
         names = [f"{index + 1}.png" for index in range(len(cells))]
-    make_kept_folder(parsed.keep, names)
+    make_kept_folder(parsed.keep, names, parsed.output, [parsed.content, *parsed.styles])
     made: list[Result] = []
     disabled = True if parsed.quiet else None
     for name, cell in zip(tqdm(names, unit="picture", disable=disabled, file=sys.stderr), cells, strict=True):
@@ -152,12 +152,15 @@ def _captions(paths: Sequence[str]) -> list[str]:
     return [": ".join(filter(None, (Path(path).name, differing.get(index)))) for index, path in enumerate(paths)]
 
 
-def make_kept_folder(folder: str | None, names: Sequence[str]) -> None:
-    """Makes the folder in which pictures of these `names` are kept. Raises ImageError where they cannot be written."""
+def make_kept_folder(folder: str | None, names: Sequence[str], output: str, inputs: Sequence[str]) -> None:
+    """Makes the folder in which pictures of these `names` are kept, beside the `output`. Raises FastnstError where they
+    cannot be written, or would replace that or an input."""
     if folder is not None:
         make_folder(folder)
-        for name in names:
-            check_output_path(Path(folder) / name)
+        paths = [Path(folder) / name for name in names]
+        for path in paths:
+            check_output_path(path)
+        check_apart((output, *paths), inputs)
 
 
 def save_sheet(sheet: Image, output: str, parameters: Mapping[str, Any], *, quiet: bool = False) -> None:

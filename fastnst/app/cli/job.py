@@ -11,7 +11,7 @@ from typing import Any
 
 from fastnst.app.cli.arguments import STANDARD, Outputs, check_heeded, given_options, read_config, standard_input
 from fastnst.errors import OptionError
-from fastnst.image.files import pictures_at
+from fastnst.image.files import check_apart, is_in_folder, pictures_at
 from fastnst.image.read import Source
 from fastnst.image.write import check_output_path
 from fastnst.options.masks import parse_masks
@@ -108,19 +108,15 @@ class Job:
             check_checkpoint(Path(outputs.checkpoint))
         if outputs.plot is not None:
             check_plot(Path(outputs.plot))
-        for index, target in enumerate(targets):
-            if any(target == other or _same_file(target, other) for other in targets[:index]):
-                raise OptionError(f"{target} was given for two outputs; give each a name of its own")
         if outputs.save_every is not None:
             output = Path(outputs.output)
             targets += output.parent.glob(f"{glob.escape(output.stem)}_[0-9]*{glob.escape(output.suffix)}")
         masks = [source for mask in parse_masks(self.options.get("masks")) or () for source in mask.sources]
         if STANDARD in masks:
             raise OptionError("a mask cannot come from the standard input; give its path")
-        for given in (self.content, *self.styles, self.options.get("init", ""), *masks):
-            for target in targets:
-                if isinstance(given, str) and given != STANDARD and _same_file(Path(given), target):
-                    raise OptionError(f"{target} is also an input and would be overwritten; give another name with -o")
+        check_apart(
+            targets, (self.content, *self.styles, self.options.get("init"), self.options.get("weights"), *masks)
+        )
 
 
 def settings_of(parsed: argparse.Namespace) -> tuple[dict[str, Any], Outputs]:
@@ -135,16 +131,9 @@ def style_paths(styles: Sequence[str], output: str) -> list[str]:
     Raises ImageError as `pictures_at` does, and OptionError where `output` would be among them the next time.
     """
     for style in styles:
-        if output != STANDARD and Path(style).is_dir() and _same_file(Path(output).parent, Path(style)):
+        if output != STANDARD and is_in_folder(output, style):
             raise OptionError(
                 f"-o {output} is in the folder of the styles, so the next run would read the output as a style; give "
                 "another folder"
             )
     return [path for style in styles for path in pictures_at(style, "style")]
-
-
-def _same_file(path: Path, other: Path) -> bool:
-    try:
-        return path.samefile(other)
-    except (OSError, ValueError):  # one of them is missing, out of reach or no path: what reads it says so
-        return False

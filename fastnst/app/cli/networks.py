@@ -22,7 +22,7 @@ from fastnst.feedforward.network import Architecture
 from fastnst.feedforward.onnx import check_onnx, export_onnx
 from fastnst.feedforward.schedule import Progress, Schedule
 from fastnst.feedforward.training import train_network
-from fastnst.image.files import make_folder, pictures_at
+from fastnst.image.files import check_apart, make_folder, pictures_at
 from fastnst.image.write import FORMATS, Form, check_output_path
 from fastnst.transfer.movie import SUFFIXES
 from fastnst.video.applied import apply_to_clip
@@ -89,17 +89,18 @@ def run_apply(parsed: argparse.Namespace) -> int:
         flag, what = given[0].replace("_", "-"), "clip" if is_clip else "picture"
         raise OptionError(f"--{flag} has no effect on a {what}; leave it out")
     if is_clip:
+        check_apart([parsed.output], parsed.images)
         return _apply_to_clip(parsed)
     pairs = _pairs(parsed.images, parsed.output) if parsed.images else []
     form: Form = {"format": parsed.format, "bit_depth": parsed.bit_depth, "quality": parsed.quality}
     if len(pairs) == 1:
         check_output_path(Outputs(output=pairs[0][1]).target, **form)
     network = load_network(parsed.network)
+    apply = Applier(network, blend=None if parsed.blend is None else read_blend(parsed.blend), **_options(parsed))
     if parsed.onnx is not None:
         difference = export_onnx(parsed.onnx, network.network)
         if not parsed.quiet:
             say(f"saved {parsed.onnx} (within {difference:.1g} of torch)")
-    apply = Applier(network, blend=None if parsed.blend is None else read_blend(parsed.blend), **_options(parsed))
     failed = 0
     for source, place in pairs:
         began = time.monotonic()
@@ -169,6 +170,7 @@ def _options(parsed: argparse.Namespace) -> dict[str, Any]:
 def _pairs(images: list[str], output: str) -> list[tuple[str, str]]:
     """Each picture and where it goes: for several of them, or a folder, into the folder `output`."""
     if len(images) == 1 and not Path(images[0]).is_dir():
+        check_apart([] if output == STANDARD else [output], images)
         return [(images[0], output)]
     if STANDARD in (*images, output):
         raise OptionError("- works for one picture only; give paths for several, and a folder with -o")
@@ -181,9 +183,8 @@ def _pairs(images: list[str], output: str) -> list[tuple[str, str]]:
     for source in sources:
         path = Path(source)
         target = folder / (path.name if path.suffix.lower() in known else f"{path.stem}.png")
-        if target.exists() and path.exists() and target.samefile(path):
-            raise OptionError(f"-o {output} is the folder of {source}, which would be overwritten; give another folder")
         if str(target) in pairs:
             raise OptionError(f"{pairs[str(target)]} and {source} would both become {target}; rename one of them")
         pairs[str(target)] = source
+    check_apart(pairs, sources)
     return [(source, target) for target, source in pairs.items()]

@@ -95,7 +95,7 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: Ou
     resolved = resolve_options(**sized(content_options(layers, options), image))
     cell, look = parsed.cell if parsed.cell is not None else min(256, resolved.size), Look(font=parsed.font)
     check_look(look, cell)
-    make_kept_folder(parsed.keep, names)
+    make_kept_folder(parsed.keep, names, parsed.output, [parsed.image])
     with tqdm(total=len(names), unit="picture", disable=True if outputs.quiet else None, file=sys.stderr) as bar:
         left = iter(names)
 

@@ -13,7 +13,8 @@ from fastnst.app.cli import say
 from fastnst.app.cli.arguments import OPTIONS, given_options, read_config, read_option
 from fastnst.app.cli.job import style_paths
 from fastnst.app.cli.run import on_stop_signal
-from fastnst.errors import FastnstError, Interrupted, counted
+from fastnst.errors import FastnstError, Interrupted, OptionError, counted
+from fastnst.image.files import check_apart, is_in_folder
 from fastnst.image.write import check_output_path, save_image
 from fastnst.options.parse import in_words
 from fastnst.video.clip import open_clip
@@ -31,7 +32,10 @@ def run(parsed: argparse.Namespace) -> int:
             values[name] = read_option(name, values[name])
     if parsed.preview is not None:
         check_output_path(parsed.preview)
+        if is_in_folder(parsed.preview, parsed.clip):
+            raise OptionError(f"--preview {parsed.preview} is among the frames of the clip; give another folder")
     styles = style_paths(parsed.styles, parsed.output)
+    check_apart(filter(None, (parsed.output, parsed.preview)), (parsed.clip, *styles, values.get("init")))
     watch = _Watch(parsed.preview, quiet=parsed.quiet)
     with on_stop_signal():
         try:
