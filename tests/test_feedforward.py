@@ -301,6 +301,8 @@ def test_a_style_is_added_and_the_others_stay(places: Path, tmp_path: Path) -> N
             assert not value[1].equal(value[0])
         else:
             torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    with pytest.raises(OptionError, match=r"both\.safetensors is also an input and would be overwritten"):
+        trained(places, 5, add_to=both, output=both, styles=places / "x.png")
     with pytest.raises(OptionError, match="has a style 'y' already"):
         trained(places, 5, add_to=both, styles=[places / "y.png"])
     with pytest.raises(OptionError, match="leave them"):
@@ -428,6 +430,8 @@ def test_photographs_of_no_use(places: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     with pytest.raises(ImageError, match=r"photo folder .* has no pictures"):
         Photos(tmp_path, 32, seed=0)
+    with pytest.raises(ImageError, match=r"nowhere' does not exist; check the path"):
+        Photos([places / "photos", tmp_path / "nowhere"], 32, seed=0)
     Image.new("RGB", (400, 32)).save(tmp_path / "wide.png")
     shown = Photos([tmp_path / "wide.png", places / "x.png"], 32, seed=0).whole(4)
     assert [min(picture.shape[1:]) >= 12 for picture in shown] == [True]

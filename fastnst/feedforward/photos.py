@@ -28,7 +28,7 @@ class Photos:
     Pictures that cannot be read, or whose short side is less than a crop's, are left out, and another takes their
     place; `skipped` has the reason by the path. Safe in several threads.
 
-    Raises ImageError for a folder without pictures; `crop` where none of them can be used.
+    Raises ImageError for a folder without pictures, or a path where nothing is; `crop` where none of them can be used.
     """
 
     def __init__(self, photos: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], size: int, seed: int) -> None:
@@ -36,6 +36,9 @@ class Photos:
         self.paths = [path for place in given for path in pictures_at(place, "photo")]
         if not self.paths:
             raise ImageError("no photographs were given; give a folder of pictures")
+        for place in map(os.fsdecode, given):
+            if not os.path.exists(place):  # noqa: PTH110 - as it was given
+                raise ImageError(f"photo {place!r} does not exist; check the path")
         self.size, self.seed = size, seed
         self.skipped: dict[str, str] = {}
         self._picture: Callable[[str], Tensor | None] = lru_cache(_KEPT_BYTES // (4 * (_ZOOM * size) ** 2))(self._read)

@@ -33,7 +33,7 @@ _FREE = ("steps", "minutes")
 
 
 def train_network(
-    styles: Sequence[Source],
+    styles: str | os.PathLike[str] | Sequence[Source],
     photos: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None = None,
     *,
@@ -55,7 +55,7 @@ def train_network(
     by the engine of `stylize`. Muon (Jordan 2024) trains the convolutions, and Adam trains everything else.
 
     Args:
-        styles: pictures, as for `stylize`.
+        styles: the path of a picture, or a sequence of pictures, each as for `stylize`.
         photos: a folder of photographs, or several folders or paths.
         output: the network's file, `.safetensors`. It is written, whole or not at all, every `save_every` seconds and
             at the end.
@@ -98,6 +98,8 @@ def train_network(
         )
     if not save_every >= 0:
         raise OptionError(f"save every {save_every!r} is not possible; give a number of seconds, 0 or more")
+    if isinstance(styles, str | os.PathLike):
+        styles = [styles]
     if not styles:
         raise OptionError("no style image was given; give at least one")
     runtime = resolve_runtime(device, precision)
@@ -106,7 +108,8 @@ def train_network(
     resolved = loss_options(**options)
     names = _names(styles, names)
     crops = Photos(photos, size, schedule.seed)
-    check_apart([place for place in (output, checkpoint, previews) if place is not None], (*styles, *crops.paths))
+    outputs = [place for place in (output, checkpoint, previews) if place is not None]
+    check_apart(outputs, (*styles, *crops.paths, add_to))
     with own_modes(runtime.device):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(schedule.seed)
