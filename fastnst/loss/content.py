@@ -1,15 +1,14 @@
 """The content term: the content image's features of what each tile owns, kept or computed anew each time."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fastnst.loss.terms import content_factor
 from fastnst.loss.transforms import FeatureTransform
-from fastnst.network.backbone import Backbone, Tap
-from fastnst.network.tiles import Tile, Window, cut, levels_of
+from fastnst.network.backbone import Backbone
+from fastnst.network.tiles import Tile, cut, levels_of
 from fastnst.options.options import Options
 
 
@@ -67,22 +66,13 @@ class ContentTarget:
         return self._kept[index] if self._kept else self._computed(index)
 
     def _computed(self, index: int) -> dict[str, Tensor]:
-        tile = self.tiles[index]
-        taps = {name: _OwnedCopy(tile.inside(level)) for name, level in self._levels.items()}
-        self._backbone.forward(cut(self._content, tile).to(self._device).contiguous(), taps)
-        features = {name: tap.features for name, tap in taps.items() if tap.features is not None}
+        tile, features = self.tiles[index], dict[str, Tensor]()
+
+        def keep(name: str, whole: Tensor) -> None:
+            layout = torch.channels_last if whole.stride(1) == 1 else torch.contiguous_format
+            features[name] = whole[:, :, *tile.inside(self._levels[name])].clone(memory_format=layout)
+
+        self._backbone.read(cut(self._content, tile).to(self._device).contiguous(), self._levels, keep)
         for name, transform in self._transforms.items():
             transform.apply_(features[name], tile.owned(self._levels[name]))
         return features
-
-
-@dataclass
-class _OwnedCopy(Tap):
-    """A tap that keeps the positions that a tile owns."""
-
-    inside: Window
-    features: Tensor | None = None
-
-    def forward(self, features: Tensor) -> None:
-        layout = torch.channels_last if features.stride(1) == 1 else torch.contiguous_format
-        self.features = features[:, :, *self.inside].clone(memory_format=layout)

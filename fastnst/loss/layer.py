@@ -131,23 +131,10 @@ class LayerTerms:
     def _finish_style(self, dtype: torch.dtype) -> None:
         if self.difference is not None or self.target is None or (grams := self._gram_sums) is None:
             return
-        target, positions, backend = self.target, self.guidance.positions, loss_backend(self.runtime)
         self._grams = None
-        if backend == "reference":
-            self.style, self.difference = finish_gram_loss(grams, positions, target, dtype=dtype, backend=backend)
-            return
-        self.style, difference, scale = direct.finish_gram_loss(
-            backend,
-            grams,
-            positions,
-            target.matrix,
-            weight=target.weight,
-            offset=target.offset,
-            offset_weight=1.0,
-            dtype=dtype,
+        self.style, self.difference = finish_gram_loss(
+            grams, self.guidance.positions, self.target, dtype=dtype, backend=loss_backend(self.runtime)
         )
-        factor = target.weight / (target.matrix.shape[1] ** 2 * positions)
-        self.difference = GramDifference(difference, scale, factor)
 
 
 @dataclass
@@ -191,8 +178,7 @@ class LayerTap(Tap):
             self.terms.finish_beside(features.dtype, sums)
 
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
-        runtime, difference, content = self.terms.runtime, self.terms.difference, self.content
-        factor = 0.0 if difference is None else self.terms.style_weight * difference.factor
+        runtime, style, content = self.terms.runtime, self.style_term(), self.content
         constant = 2 * self.terms.content_weight * (self.terms.content_constant or 0.0)
         regions, opaque = self.terms.regions, self.terms.opaque
         if regions is not None or (opaque is not None and content is not None):
@@ -200,11 +186,8 @@ class LayerTap(Tap):
                 gradient.zero_()
                 accumulate = True
             own, place = features[:, :, *self.inside], gradient[:, :, *self.inside]
-            if regions is not None and (plain := regions.plain_gradient) is not None:
-                difference, factor = plain[0], plain[0].factor
-                place += plain[1] * self.scale
-            elif regions is not None:
-                regions.add_gradient(place, own, self.window, self.scale)
+            if regions is not None:
+                style = regions.add_gradient(place, own, self.window, self.scale)
             if opaque is not None and content is not None:
                 _add_masked_difference(place, own, content, opaque[:, :, *self.window], factor=constant * self.scale)
                 content = None
@@ -213,7 +196,7 @@ class LayerTap(Tap):
             gradient,
             features=features,
             upstream=gradient if accumulate else None,
-            style=None if difference is None else StyleTerm(difference.matrix, difference.scale, self.scale, factor),
+            style=style,
             content=None if content is None else ContentTerm(content, self.scale, constant),
             relu=relu,
             owned=self._owned(features),

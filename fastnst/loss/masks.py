@@ -70,10 +70,11 @@ class Guidance:
         maps, totals = [], []
         positions = (self.height >> level) * (self.width >> level)
         for mask in self.regions:
-            pooled = None if mask is None else halved(mask, level)
+            pooled = halved(mask, level)
             totals.append(float(positions) if pooled is None else pooled.square().sum(dtype=torch.float64).item())
             maps.append(None if pooled is None else pooled.to(device))
-        opaque = None if self.opaque is None else halved(self.opaque, level).to(device)
+        opaque = halved(self.opaque, level)
+        opaque = None if opaque is None else opaque.to(device)
         return LayerGuidance(positions, tuple(maps), tuple(totals), self._areas, opaque)
 
     @property
@@ -92,16 +93,11 @@ class Guidance:
         )
 
 
-def halved(mask: Tensor, times: int) -> Tensor:
-    """A mask, (1, 1, H, W), after so many means of 2×2, as pools make them: (1, 1, ⌊H/2ⁿ⌋, ⌊W/2ⁿ⌋)."""
-    for _ in range(times):
+def halved(mask: Tensor | None, times: int) -> Tensor | None:
+    """A mask, (1, 1, H, W), after so many means of 2×2, as pools make them: (1, 1, ⌊H/2ⁿ⌋, ⌊W/2ⁿ⌋); None stays."""
+    for _ in range(times if mask is not None else 0):
         mask = torch.nn.functional.avg_pool2d(mask, 2)
     return mask
-
-
-def style_maps(masks: Sequence[Tensor | None], level: int) -> tuple[Tensor | None, ...]:
-    """The masks of a style image at a layer, one for each region."""
-    return tuple(None if mask is None else halved(mask, level) for mask in masks)
 
 
 @dataclass(frozen=True, eq=False)

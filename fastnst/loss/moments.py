@@ -93,16 +93,13 @@ class RegionSums:
             difference, scale = normalised(matrix, kept)
             self._gradients.append((GramDifference(difference, scale, 2 * factor), mean * factor))
 
-    @property
-    def plain_gradient(self) -> tuple[GramDifference, Tensor] | None:
-        """D for the kernel that adds D F, and d, (1, N, 1, 1), added before it, where the whole image is one region."""
-        if len(self.regions) != 1 or self.regions[0][1] is not None:
-            return None
-        difference, mean = self._gradients[0]
-        return difference, mean[:, :, None, None]
-
-    def add_gradient(self, gradient: Tensor, features: Tensor, window: Window, scale: Tensor) -> None:
-        """Adds `scale`, (1,), times the gradient of features (1, N, h, w) at `window` of the image to `gradient`."""
+    def add_gradient(self, gradient: Tensor, features: Tensor, window: Window, scale: Tensor) -> StyleTerm | None:
+        """Adds `scale`, (1,), times the gradient of features (1, N, h, w) at `window` of the image to `gradient`. Where
+        the whole image is one region, D F is not in it: its term is returned, for a kernel that adds it."""
+        if len(self.regions) == 1 and self.regions[0][1] is None:
+            difference, mean = self._gradients[0]
+            gradient += mean[:, :, None, None] * scale
+            return StyleTerm(difference.matrix, difference.scale, scale, difference.factor)
         for (difference, mean), (_, mask, _, _) in zip(self._gradients, self.regions, strict=True):
             shift = (mean * scale)[:, :, None, None]
             for rows, part in chunks(features):
@@ -110,6 +107,7 @@ class RegionSums:
                 if mask is not None:
                     own.mul_(mask[:, :, *window][:, :, rows].square())
                 gradient[:, :, rows] += own
+        return None
 
     def _product(self, difference: GramDifference, features: Tensor, scale: Tensor) -> Tensor:
         """`scale` · D F, in the features' dtype and layout."""

@@ -179,7 +179,8 @@ class PerceptualLoss(Frozen):
             for name, matrices in grams.items():
                 matrices.append(gram(features[name], backend=self.options.backend))
         for name, matrices in grams.items():
-            target = gram_target(matrices, shares, self._style_layers[name], self.options.style_form)
+            blended = list(zip(matrices, shares, strict=True))
+            target = gram_target(blended, self._style_layers[name], self.options.style_form)
             self._style_weight[name] = target.weight
             self.keep(f"_{name}_gram", target.matrix)
             self.keep(f"_{name}_offset", target.offset)

@@ -97,17 +97,18 @@ RegionTargets = tuple[tuple[MomentTarget, ...], ...]
 
 
 def moment_targets(
-    loss: str, styles: Sequence[Moments], shares: Sequence[float], weight: float, form: str
+    loss: str, styles: Sequence[tuple[Moments, float]], weight: float, form: str
 ) -> tuple[MomentTarget, ...]:
-    """A layer's targets: of several styles' moments by their shares, which sum to 1, and the layer's weight, with the
-    constants of `form`, one of `STYLE_FORMS`.
+    """The targets of a layer's region: of its styles' moments, by their shares among themselves, and the layer's
+    weight, with the constants of `form`, one of `STYLE_FORMS`.
 
     Raises RangeError where a constant is out of range.
     """
-    pairs = [(style, share) for style, share in zip(styles, shares, strict=True) if share > 0]
-    if loss == "wasserstein":
-        gram = sum((style.gram * share for style, share in pairs), torch.zeros_like(styles[0].gram))
-        mean = sum((style.mean * share for style, share in pairs), torch.zeros_like(styles[0].mean))
+    whole = sum(share for _, share in styles)
+    pairs = [(style, share / whole) for style, share in styles if share > 0]
+    if loss == "wasserstein" and pairs:
+        gram = sum((style.gram * share for style, share in pairs), torch.zeros_like(pairs[0][0].gram))
+        mean = sum((style.mean * share for style, share in pairs), torch.zeros_like(pairs[0][0].mean))
         pairs = [(Moments(gram, mean), math.fsum(share for _, share in pairs))]
     return tuple(_target(loss, style, share * weight, form) for style, share in pairs)
 

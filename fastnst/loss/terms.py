@@ -45,8 +45,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fastnst.options.options import Options
-
 
 def content_factor(form: str, energy: float, count: int) -> float:
     """The constant of `Σ (F − P)²`: `energy` is Σ P², `count` is N·M, both of the whole picture."""
@@ -81,22 +79,6 @@ class Loss:
     style: Tensor
     tv: Tensor
     check: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Variation:
-    """The total variation of the image, of a `kind` of `fastnst_kernels.total_variation`: the term is `factor` times
-    it, and the total has `weight` times it."""
-
-    kind: str
-    factor: float
-    weight: float
-
-
-def variation_of(options: Options, height: int, width: int) -> Variation:
-    """The variation of an image of `height` × `width` pixels."""
-    factor = float(height * width) if options.tv_reduction == "sum" else 1.0
-    return Variation(options.tv_kind, factor, options.tv_weight * factor)
 
 
 def seam_variation(image: Tensor, gradient: Tensor | None = None, weight: float = 0.0, kind: str = "squared") -> Tensor:

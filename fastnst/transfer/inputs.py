@@ -25,7 +25,7 @@ from fastnst.network.architecture import Preprocessing
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import LONGEST, START_WORDS, Options
 from fastnst.options.parse import parse_size
-from fastnst.options.resolve import resolve_options
+from fastnst.options.resolve import resolve_options, unsized_options
 
 Styles = Source | AnyPicture | Sequence[Source | AnyPicture]
 
@@ -111,8 +111,9 @@ def sized(options: Mapping[str, Any], content: Source | AnyPicture | Canvas) -> 
         return dict(options)
     size = parse_size(word)
     if not isinstance(size, int):
-        picture = opened(content, most_pixels(options))
-        size = edge_beside(size, (picture.height, picture.width), options.get("edge", "long"))
+        whole = unsized_options(options)
+        picture = opened(content, whole.max_pixels)
+        size = edge_beside(size, (picture.height, picture.width), whole.edge)
     return {**options, "size": size}
 
 
