@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from fastnst.loss.masks import LayerGuidance
 from fastnst.loss.terms import content_factor
 from fastnst.loss.transforms import FeatureTransform
+from fastnst.network.architecture import layers_of
 from fastnst.network.backbone import Backbone
 from fastnst.network.tiles import Tile, cut, levels_of
 from fastnst.options.options import Options
@@ -16,10 +18,9 @@ class ContentTarget:
     """The content term of `content`, (1, 3, H, W) float32 RGB in 0…1 on any device: `weights[layer] · Σ (F − P)²` over
     its tiles. The P of each tile are kept, or computed anew each time.
 
-    The constants of the objective are those of the whole image: `add_up` adds the energies and counts of the tiles that
-    are computed elsewhere, unless the form is the paper's, which needs neither. Where the content is transparent in
-    places, `opaque` has the layers' maps of it, (1, 1, h, w). The target is what `transforms` make of the content's
-    features.
+    The constants of the objective are those of the whole image: in the relative form `add_up` adds the energies of the
+    tiles that are computed elsewhere. `guidance` says where the content is transparent at its layers. The target is
+    what `transforms` make of the content's features.
     """
 
     @torch.no_grad()
@@ -31,7 +32,7 @@ class ContentTarget:
         options: Options,
         *,
         device: torch.device,
-        opaque: Mapping[str, Tensor | None],
+        guidance: Mapping[str, LayerGuidance],
         is_kept: bool,
         add_up: Callable[[Sequence[Tensor]], None],
         transforms: Mapping[str, FeatureTransform],
@@ -40,23 +41,23 @@ class ContentTarget:
         self.tiles, self._levels = tiles, levels_of(options.network, tuple(layers))
         self._backbone, self._content, self._device, self._transforms = backbone, content, device, transforms
         self._kept: list[Mapping[str, Tensor]] = []
-        energies, counts = dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0)
-        for index, tile in enumerate(tiles if layers and (is_kept or form != "paper") else ()):
+        energies = dict.fromkeys(layers, 0.0)
+        for index, tile in enumerate(tiles if layers and (is_kept or form == "relative") else ()):
             features = self._computed(index)
-            for name, own in features.items():
-                counts[name] += own.numel()
-                if form == "relative":
-                    mask = opaque.get(name)
-                    seen = own.float() if mask is None else own.float() * mask[:, :, *tile.owned(self._levels[name])]
-                    energies[name] += seen.square().sum().item()
+            for name, own in features.items() if form == "relative" else ():
+                mask = guidance[name].opaque
+                seen = own.float() if mask is None else own.float() * mask[:, :, *tile.owned(self._levels[name])]
+                energies[name] += seen.square().sum().item()
             if is_kept:
                 self._kept.append(features)
-        if layers and form != "paper":
-            facts = torch.tensor([[*energies.values()], [*counts.values()]], dtype=torch.float64)
-            add_up([facts])
-            energies, counts = (dict(zip(layers, row, strict=True)) for row in facts.tolist())
+        if layers and form == "relative":
+            summed = torch.tensor([*energies.values()], dtype=torch.float64)
+            add_up([summed])
+            energies = dict(zip(layers, summed.tolist(), strict=True))
+        channels = {layer.name: layer.out_channels for layer in layers_of(options.network)}
         self.weights = {
-            name: weight * content_factor(form, energies[name], int(counts[name])) for name, weight in layers.items()
+            name: weight * content_factor(form, energies[name], channels[name] * guidance[name].positions)
+            for name, weight in layers.items()
         }
 
     def features(self, index: int) -> Mapping[str, Tensor]:

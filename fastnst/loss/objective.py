@@ -106,10 +106,6 @@ class Evaluation(Protocol):
         """
 
 
-def _alone(tensors: Sequence[Tensor]) -> None:
-    """All tiles are here: nothing is to be added."""
-
-
 @dataclass(frozen=True)
 class Share:
     """The tiles of one process among several: every `size`-th, from the `rank`-th on. `add_up` adds the other
@@ -117,7 +113,7 @@ class Share:
 
     rank: int = 0
     size: int = 1
-    add_up: Callable[[Sequence[Tensor]], None] = _alone
+    add_up: Callable[[Sequence[Tensor]], None] = lambda tensors: None
 
 
 class Objective:
@@ -179,7 +175,7 @@ class Objective:
             tuple(grid)[self.share.rank :: self.share.size],
             options,
             device=runtime.device,
-            opaque={name: layer.opaque for name, layer in guided.items()},
+            guidance=guided,
             is_kept=content_is_kept,
             add_up=self.share.add_up,
             transforms=transforms or {},
