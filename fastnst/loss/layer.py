@@ -32,11 +32,6 @@ class LayerTerms:
     `opaque` a, (1, 1, h, w): Σ a² (F − P)².
     """
 
-    style: Tensor | None
-    content: Tensor | None
-    difference: GramDifference | None
-    _grams: Tensor | None
-
     def __init__(
         self,
         runtime: Runtime,
@@ -57,11 +52,14 @@ class LayerTerms:
         elif style_target is not None and not isinstance(style_target, BlendedTarget):
             self.regions = region_sums(runtime, style_target, guidance, style_weight)
         self._branch = Branch(runtime.device)
-        self.style = self.content = self.difference = self._grams = None
+        self.begin()
 
     def begin(self) -> None:
         """Starts anew: no tile has been seen."""
-        self.style = self.content = self.difference = self._grams = None
+        self.style: Tensor | None = None
+        self.content: Tensor | None = None
+        self.difference: GramDifference | None = None
+        self._grams: Tensor | None = None
         if self.regions is not None:
             self.regions.begin()
 
@@ -94,7 +92,7 @@ class LayerTerms:
             return Sums(content=(content, self.content_constant))
         return None
 
-    def add(self, features: Tensor, content: Tensor | None, window: Window, made: Tensor | None = None) -> None:
+    def add(self, features: Tensor, content: Tensor | None, window: Window, made: Tensor | None) -> None:
         """Adds what a tile owns of the layer, (1, C, h, w), a view of a larger map: the positions at `window`. The sums
         that were `wanted` are there already if they are `made`."""
         if made is not None and self.target is None:
@@ -102,6 +100,9 @@ class LayerTerms:
             return
         if made is not None:
             self._grams = made
+            # In a captured graph while the network goes on.
+            with self._branch.work(made):
+                self._finish_style(features.dtype)
         elif (grams := self._gram_sums) is not None:
             backend, precision = loss_backend(self.runtime), self.runtime.dot_precision
             accumulate_gram(grams, features, precision=precision, backend=backend)
@@ -114,11 +115,6 @@ class LayerTerms:
         else:
             term = _masked_square(features, content, self.opaque[:, :, *window]) * self.content_constant
         self.content = term if self.content is None else self.content + term
-
-    def finish_beside(self, dtype: torch.dtype, sums: Tensor) -> None:
-        """Makes the style's term of the `sums` of the whole image: in a captured graph while the network goes on."""
-        with self._branch.work(sums):
-            self._finish_style(dtype)
 
     def finish(self, dtype: torch.dtype) -> None:
         """Makes the terms of the sums over all tiles, whose features are of `dtype`."""
@@ -168,14 +164,9 @@ class LayerTap(Tap):
         factor = self.terms.style_weight * difference.factor
         return StyleTerm(difference.matrix, difference.scale, self.scale, factor)
 
-    def forward(self, features: Tensor) -> None:
+    def forward(self, features: Tensor, sums: Tensor | None) -> None:
         if self.adds:
-            self.terms.add(features[:, :, *self.inside], self.content, self.window)
-
-    def forward_summed(self, features: Tensor, sums: Tensor) -> None:
-        self.terms.add(features[:, :, *self.inside], self.content, self.window, sums)
-        if self.terms.target is not None:
-            self.terms.finish_beside(features.dtype, sums)
+            self.terms.add(features[:, :, *self.inside], self.content, self.window, sums)
 
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
         runtime, style, content = self.terms.runtime, self.style_term(), self.content

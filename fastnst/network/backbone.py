@@ -28,7 +28,7 @@ class Tap:
 
     @property
     def wanted(self) -> Sums | None:
-        """The sums that `forward` makes, if a layer has them for less as it writes the features."""
+        """The sums that `forward` needs, if a layer has them for less as it writes the features."""
         return None
 
     @property
@@ -40,13 +40,10 @@ class Tap:
         """The style's term of the gradient, once it is known."""
         return None
 
-    def forward(self, features: Tensor) -> None:
-        """Reads the layer's features, (1, C, H, W), which the network writes over later: a tap keeps copies."""
+    def forward(self, features: Tensor, sums: Tensor | None) -> None:
+        """Reads the layer's features, (1, C, H, W), which the network writes over later: a tap keeps copies. `sums` are
+        those that are `wanted`, where the layer made them."""
         raise NotImplementedError
-
-    def forward_summed(self, features: Tensor, sums: Tensor) -> None:
-        """Does what `forward` does where the layer made the sums that are `wanted`."""
-        raise FastnstError("a tap that wants no sums was given some")
 
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
         """Writes the gradient of the features into `gradient`, (1, C, H, W), or with `accumulate` adds it to what the
@@ -60,7 +57,7 @@ class _Reading(Tap):
 
     read: Callable[[Tensor], None]
 
-    def forward(self, features: Tensor) -> None:
+    def forward(self, features: Tensor, sums: Tensor | None) -> None:
         self.read(features)
 
 
@@ -122,10 +119,7 @@ class Backbone:
                 (features, kept), sums = self.layers.forward(step, features, record=is_kept), None
             traces.append(Trace(features if is_seen and record else None, kept, shape))
             if tapped:
-                if sums is None:
-                    taps[name].forward(features)
-                else:
-                    taps[name].forward_summed(features, sums)
+                taps[name].forward(features, sums)
                 waiting.remove(name)
         return traces
 
