@@ -22,9 +22,9 @@ import torch
 from fastnst_kernels.launch.layout import exact
 from torch import Tensor
 
-from fastnst.errors import RangeError
 from fastnst.loss.masks import LayerGuidance, halved
 from fastnst.loss.statistics import RELATIVE_FACTORS
+from fastnst.loss.terms import check_weights
 from fastnst.network.architecture import layers_of
 from fastnst.network.backbone import Backbone
 from fastnst.network.tiles import Window, levels_of
@@ -95,11 +95,7 @@ def sliced_target(
 def _weight(values: Tensor, weight: float, options: Options) -> float:
     if options.style_form == "relative":
         weight *= RELATIVE_FACTORS["sliced"] / max(exact(values).square().mean().item(), math.ulp(1.0))
-    if not 0 < weight < math.inf:
-        raise RangeError(
-            "the style's features are out of float32's range; check the network's weights, and lower the weights of "
-            "the style layers"
-        )
+    check_weights("features are", [weight])
     return weight
 
 

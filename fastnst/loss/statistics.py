@@ -35,8 +35,7 @@ import torch
 from fastnst_kernels.launch.layout import exact
 from torch import Tensor
 
-from fastnst.errors import RangeError
-from fastnst.loss.terms import style_factor
+from fastnst.loss.terms import check_weights, style_factor
 
 _EPSILON = {"gram": 0.0, "covariance": 0.0, "mean-std": 1e-5, "wasserstein": 1e-4}
 _LEAST_COVARIANCE = 1e-6
@@ -141,11 +140,7 @@ def _target(loss: str, style: Moments, weight: float, form: str) -> MomentTarget
         weight *= style_factor(form, energies[loss], filters) / (4 * filters**2)
     else:
         weight *= 1 / max(energies[loss], math.ulp(1.0)) if form == "relative" else 1 / filters
-    if not 0 < weight < math.inf:
-        raise RangeError(
-            "the style's moments are out of float32's range; check the network's weights, and lower the weights of the "
-            "style layers"
-        )
+    check_weights("moments are", [weight])
     matrix = matrix if loss == "wasserstein" else matrix.to(style.mean)
     return MomentTarget(loss, weight, epsilon, style.mean, matrix, spread.to(style.mean))
 

@@ -1,6 +1,5 @@
 """The style's targets: Gram matrices, moments or sorted features of the style images, whole or seen in tiles."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -10,12 +9,12 @@ from fastnst_kernels import BlendedTarget, blend_targets
 from fastnst_kernels.launch.layout import exact
 from torch import Tensor
 
-from fastnst.errors import FastnstError, OptionError, RangeError, counted
-from fastnst.loss.masks import StyleRegions, halved
+from fastnst.errors import FastnstError, OptionError, counted
+from fastnst.loss.masks import Guidance, StyleRegions
 from fastnst.loss.moments import MomentSums
 from fastnst.loss.sliced import SlicedTargets, image_projections, layer_directions, sliced_target
 from fastnst.loss.statistics import Moments, RegionTargets, moment_targets
-from fastnst.loss.terms import style_factor
+from fastnst.loss.terms import check_weights, style_factor
 from fastnst.network.backbone import Backbone
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Tile, cut, levels_of, make_grid, reach_of
@@ -121,11 +120,7 @@ def gram_target(styles: Sequence[tuple[Tensor, float]], weight: float, form: str
         weight * share * style_factor(form, float(exact(matrix).square().sum().item()), matrix.shape[-1])
         for matrix, share in styles
     ]
-    if not all(0 < each < math.inf for each, (_, share) in zip(weights, styles, strict=True) if share > 0):
-        raise RangeError(
-            "the style's Gram matrix is out of float32's range; check the network's weights, and lower the weights of "
-            "the style layers"
-        )
+    check_weights("Gram matrix is", [each for each, (_, share) in zip(weights, styles, strict=True) if share > 0])
     return blend_targets([matrix for matrix, _ in styles], weights)
 
 
@@ -146,24 +141,23 @@ def image_moments(
     """
     height, width = image.shape[2:]
     levels = levels_of(network, names)
-    maps = {level: [halved(mask, level) for mask in masks.values()] for level in set(levels.values())}
+    guided = Guidance(height, width, tuple(masks.values())).at(levels, runtime.device)
     sums: dict[str, list[MomentSums]] = {}
 
     def add(part: Tile, name: str, features: Tensor) -> None:
         inside, owned = part.inside(levels[name]), part.owned(levels[name])
         layer = sums.setdefault(name, [MomentSums(features.shape[1], features.device) for _ in masks])
-        for own, mask in zip(layer, maps[levels[name]], strict=True):
-            there = None if mask is None else mask[:, :, *owned].to(features.device)  # (1, 1, h, w)
-            own.add(features[:, :, *inside], there, runtime)
+        for own, mask in zip(layer, guided[name].maps, strict=True):
+            own.add(features[:, :, *inside], None if mask is None else mask[:, :, *owned], runtime)
 
     grid = make_grid(height, width, tile or max(height, width), reach_of(network, names)) if names and masks else ()
     for part in grid:
         backbone.read(cut(image, part).to(runtime.device).contiguous(), names, partial(add, part))
-    moments: dict[str, dict[int, Moments]] = {name: {} for name in names}
-    for name, layer in sums.items():
-        positions = float((height >> levels[name]) * (width >> levels[name]))
-        for region, own, mask in zip(masks, layer, maps[levels[name]], strict=True):
-            total = positions if mask is None else mask.square().sum(dtype=torch.float64).item()
-            if total > 0:
-                moments[name][region] = own.moments(total)
-    return moments
+    return {
+        name: {
+            region: own.moments(total)
+            for region, own, total in zip(masks, sums.get(name, ()), guided[name].totals, strict=True)
+            if total > 0
+        }
+        for name in names
+    }

@@ -41,9 +41,21 @@ content is transparent nothing counts: with `a` its alpha at a layer, content = 
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from fastnst.errors import RangeError
+
+
+def check_weights(what: str, weights: Iterable[float]) -> None:
+    """Raises RangeError where one of the weights that are made of the style's `what` is 0 or not finite."""
+    if not all(0 < weight < math.inf for weight in weights):
+        raise RangeError(
+            f"the style's {what} out of float32's range; check the network's weights, and lower the weights of the "
+            "style layers"
+        )
 
 
 def content_factor(form: str, energy: float, count: int) -> float:
