@@ -86,7 +86,8 @@ class LBFGS:
             self._pairs.begin(direction, g)
             if self.line_search != "none" and loss is not None:
                 self._line = _Line(image, g)
-                self._line.begin(image, direction, loss, g)
+                always = torch.ones((), dtype=torch.bool, device=g.device)
+                self._line.follow(image, direction, loss=loss, g=g, taken=always)
             image += basis.to_picture(direction, image)
         elif self._line is None or loss is None:
             direction = self._quasi_newton(self._pairs.inverse_times(g), image)
@@ -188,11 +189,6 @@ class _Line:
     @property
     def length(self) -> Tensor:
         return self._search.length
-
-    def begin(self, image: Tensor, direction: Tensor, loss: Tensor, g: Tensor) -> None:
-        self.start.copy_(image)
-        self.direction.copy_(direction)
-        self._search.begin(loss, self._dot(direction, g))
 
     def judge(self, loss: Tensor, g: Tensor) -> Tensor:
         return self._search.judge(loss, self._dot(self.direction, g))

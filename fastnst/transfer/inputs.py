@@ -57,10 +57,6 @@ class Canvas:
                 )
 
     @property
-    def long_edge(self) -> int:
-        return max(self.height, self.width)
-
-    @property
     def picture(self) -> Picture:
         """An even grey of this size, of one sample that all pixels share."""
         grey = torch.full((3, 1, 1), 0.5, dtype=torch.float32)
@@ -205,10 +201,10 @@ class Inputs:
             # A side of the smaller of the two may be rounded by half a pixel.
             rounding = 1 + 1 / min(height, width, init.height, init.width)
             if max(factor, 1 / factor) > _STRETCH * rounding:
+                times = f"{factor:.2f} times in width" if factor > 1 else f"{1 / factor:.2f} times in height"
                 warn(
-                    f"init image {init.name!r} is {init.width}×{init.height} pixels, and is stretched "
-                    f"{_wider(factor)} to {last.size[1]}×{last.size[0]}; crop it to those proportions if you do not "
-                    "want that",
+                    f"init image {init.name!r} is {init.width}×{init.height} pixels, and is stretched {times} to "
+                    f"{last.size[1]}×{last.size[0]}; crop it to those proportions if you do not want that"
                 )
         for style in self.styles:
             warn_if_enlarged(style, style_size(style, last.edge, options))
@@ -241,10 +237,6 @@ def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:
     if not sources and (options.last_style_weight > 0 or options.init == "style-mean"):
         raise OptionError("no style image was given; give at least one")
     return [opaque(each if isinstance(each, Picture | StreamedPicture) else read(each)) for each in sources]
-
-
-def _wider(factor: float) -> str:
-    return f"{factor:.2f} times in width" if factor > 1 else f"{1 / factor:.2f} times in height"
 
 
 def _named(picture: AnyPicture) -> dict[str, Any]:

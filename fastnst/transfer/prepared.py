@@ -106,9 +106,7 @@ class Prepared:
             if not (is_first and self._options.precision == "auto" and self._runtime.precision == "fp16"):
                 raise
         self._stylizer.compute_in(without_overflow(self._runtime))
-        warn(
-            f"float16 cannot hold the values of the first image; the run continues in {self._runtime.precision}",
-        )
+        warn(f"float16 cannot hold the values of the first image; the run continues in {self._runtime.precision}")
         self.plans = [self._plan(scale) for scale in self.scales]
         self.kernels = self._building()
         return self._made(watch)

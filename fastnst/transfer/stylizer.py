@@ -163,11 +163,6 @@ class Stylizer:
             self.loaded(progress and sys.stderr is not None and sys.stderr.isatty())
 
     @property
-    def weights_sha256(self) -> str:
-        """The hash of the network's weights, which are loaded for it."""
-        return self.loaded()[0].sha256
-
-    @property
     def is_loaded(self) -> bool:
         return self._network is not None
 

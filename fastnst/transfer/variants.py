@@ -70,7 +70,7 @@ def texture_options(canvas: Canvas, given: Mapping[str, Any], *, tileable: bool 
     weight = given.get("content_weight", 0)
     if weight != 0:
         raise OptionError(f"content weight {weight!r} has no effect on a texture, which has no content; leave it out")
-    own = {"preset": "texture", "init": "noise", "size": canvas.long_edge, "edge": "long"}
+    own = {"preset": "texture", "init": "noise", "size": max(canvas.height, canvas.width), "edge": "long"}
     tiling = {"padding": "circular"} if tileable else {}
     return {**own, **given, **tiling, "content_weight": 0.0}
 
