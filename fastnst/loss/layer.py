@@ -20,6 +20,7 @@ from fastnst.network.backbone import Tap
 from fastnst.network.layers import Sums
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Window
+from fastnst.options.options import Options
 
 
 class LayerTerms:
@@ -36,21 +37,21 @@ class LayerTerms:
         self,
         runtime: Runtime,
         guidance: LayerGuidance,
+        options: Options,
         *,
         style_target: StyleTarget | None,
         content_constant: float | None,
-        style_weight: float,
-        content_weight: float,
         is_whole: bool,
     ) -> None:
         self.runtime, self.guidance, self.opaque, self.is_whole = runtime, guidance, guidance.opaque, is_whole
-        self.content_constant, self.style_weight, self.content_weight = content_constant, style_weight, content_weight
+        self.style_weight, self.content_weight = options.last_style_weight, options.content_weight
+        self.content_constant = content_constant
         self.target = style_target if isinstance(style_target, BlendedTarget) else None
         self.regions: RegionSums | SlicedSums | None = None
         if isinstance(style_target, SlicedTargets):
-            self.regions = sliced_sums(style_target, guidance, style_weight)
+            self.regions = sliced_sums(style_target, guidance, self.style_weight)
         elif style_target is not None and not isinstance(style_target, BlendedTarget):
-            self.regions = region_sums(runtime, style_target, guidance, style_weight)
+            self.regions = region_sums(runtime, style_target, guidance, self.style_weight)
         self._branch = Branch(runtime.device)
         self.begin()
 
@@ -127,10 +128,24 @@ class LayerTerms:
     def _finish_style(self, dtype: torch.dtype) -> None:
         if self.difference is not None or self.target is None or (grams := self._gram_sums) is None:
             return
+        target, positions, backend = self.target, self.guidance.positions, loss_backend(self.runtime)
         self._grams = None
-        self.style, self.difference = finish_gram_loss(
-            grams, self.guidance.positions, self.target, dtype=dtype, backend=loss_backend(self.runtime)
+        if backend == "reference":
+            self.style, self.difference = finish_gram_loss(grams, positions, target, dtype=dtype, backend=backend)
+            return
+        # A layer may have made its sums in parts, which the checked function does not take.
+        self.style, difference, scale = direct.finish_gram_loss(
+            backend,
+            grams,
+            positions,
+            target.matrix,
+            weight=target.weight,
+            offset=target.offset,
+            offset_weight=1.0,
+            dtype=dtype,
         )
+        factor = target.weight / (target.matrix.shape[1] ** 2 * positions)
+        self.difference = GramDifference(difference, scale, factor)
 
 
 @dataclass

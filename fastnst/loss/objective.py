@@ -182,12 +182,11 @@ class Objective:
         )
         self.layers = {
             name: LayerTerms(
-                runtime=runtime,
-                guidance=layer,
+                runtime,
+                layer,
+                options,
                 style_target=style.get(name),
                 content_constant=self.content.weights.get(name),
-                style_weight=options.last_style_weight,
-                content_weight=options.content_weight,
                 is_whole=self._is_whole and not is_shared,
             )
             for name, layer in guided.items()
