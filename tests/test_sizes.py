@@ -53,7 +53,9 @@ def test_a_size_in_words_is_pixels_beside_a_content(size: Any, edge: str, expect
 
 
 def test_a_preset_says_which_edge_a_size_in_words_measures() -> None:
-    assert sized({"size": "50%", "preset": "gatys-notebook"}, photo())["size"] == 24
+    # A clip's options are among those of its frames.
+    given = {"preset": "gatys-notebook", "look_back": (1,)}
+    assert sized({"size": "50%", **given}, photo()) == {"size": 24, **given}
 
 
 @pytest.mark.parametrize(("size", "wide"), [("1920x90", "120×90"), ("60x6000", "60×45"), ("32x32", "32×24")])

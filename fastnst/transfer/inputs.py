@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from numbers import Integral
@@ -25,7 +25,7 @@ from fastnst.network.architecture import Preprocessing
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import LONGEST, START_WORDS, Options
 from fastnst.options.parse import parse_size
-from fastnst.options.resolve import resolve_options, unsized_options
+from fastnst.options.resolve import resolve_options
 
 Styles = Source | AnyPicture | Sequence[Source | AnyPicture]
 
@@ -107,9 +107,10 @@ def sized(options: Mapping[str, Any], content: Source | AnyPicture | Canvas) -> 
         return dict(options)
     size = parse_size(word)
     if not isinstance(size, int):
-        whole = unsized_options(options)
-        picture = opened(content, whole.max_pixels)
-        size = edge_beside(size, (picture.height, picture.width), whole.edge)
+        names = ("preset", "edge", "max_pixels")
+        known = resolve_options(**{name: options[name] for name in names if name in options})
+        picture = opened(content, known.max_pixels)
+        size = edge_beside(size, (picture.height, picture.width), known.edge)
     return {**options, "size": size}
 
 
@@ -267,8 +268,8 @@ class Start:
 
     image: Tensor
     iterations: int
-    coherence: Coherence | None = None
-    curvature: Mapping[str, Tensor] = field(default_factory=dict)
+    coherence: Coherence
+    curvature: Mapping[str, Tensor]
 
 
 def style_size(style: AnyPicture | Canvas, edge: int, options: Options) -> tuple[int, int]:
