@@ -167,7 +167,6 @@ class Prepared:
         """The run with the image and the optimiser that it begins or goes on with."""
         saved, scales, device = self._saved, self.scales, self._runtime.device
         weights, _ = self._stylizer.loaded()
-        place = state_device(self._options, self._runtime)
         parameters = {
             **self.record,
             "weights": {"source": weights.source, "sha256": weights.sha256},
@@ -178,7 +177,13 @@ class Prepared:
         if device.type == "cpu" and self._options.precision == "auto":
             parameters["trial"] = trial.comparison()
         run = Run(parameters, self._places, watch, options=self._options, scales=scales, saved=saved, ranks=self._ranks)
-        if saved is None and self._start is None:
+        if saved is not None:
+            check_same_network(saved.parameters, parameters)
+            run.source = saved.tensors.get("source")
+            run.image, state = saved.tensors["image"], saved.optimizer
+        elif self._start is not None:
+            run.image, state = self._start.image, self._start.curvature
+        else:
             self._inputs.warn_of_scaling(scales, self._options)
             run.image = start_image(
                 self._inputs,
@@ -189,13 +194,7 @@ class Prepared:
                 preprocessing=weights.preprocessing,
             )
             return run
-        run.optimizer = make_optimizer(self._options, self._runtime)
-        if self._start is not None:
-            run.image, state = self._start.image, self._start.curvature
-        elif saved is not None:
-            check_same_network(saved.parameters, parameters)
-            run.source = saved.tensors.get("source")
-            run.image, state = saved.tensors["image"], saved.optimizer
+        run.optimizer, place = make_optimizer(self._options, self._runtime), state_device(self._options, self._runtime)
         run.optimizer.load_state_dict({name: x.to(place) for name, x in state.items()})
         if not self._rest:
             run.content = self._pictures.at(scales[-1].size)
@@ -251,7 +250,7 @@ class Prepared:
         objective: Evaluation = FittingObjective(
             make, options, runtime, plan=plan, tile_is_fixed=is_fixed, ranks=self._ranks
         )
-        if self._start is not None and self._start.coherence is not None:
+        if self._start is not None:
             objective = Coherent(objective, self._start.coherence.on(runtime.device))
         fresh = partial(make_optimizer, options, runtime)
         descent = Descent(run.image, objective, fresh, optimizer=run.optimizer, average=options.average)
