@@ -195,7 +195,9 @@ class LayerTap(Tap):
             if regions is not None:
                 style = regions.add_gradient(place, own, self.window, self.scale)
             if opaque is not None and content is not None:
-                _add_masked_difference(place, own, content, opaque[:, :, *self.window], factor=constant * self.scale)
+                mask, factor = opaque[:, :, *self.window], constant * self.scale
+                for rows, part in chunks(own):
+                    place[:, :, rows] += (part - content[:, :, rows]) * (mask[:, :, rows].square() * factor)
                 content = None
         direct.tap_backward(
             runtime.kernels,
@@ -222,11 +224,3 @@ def _masked_square(features: Tensor, content: Tensor, mask: Tensor) -> Tensor:
     for rows, part in chunks(features):
         total += ((part - content[:, :, rows]) * mask[:, :, rows]).square().sum(dtype=torch.float32)
     return total
-
-
-def _add_masked_difference(
-    gradient: Tensor, features: Tensor, content: Tensor, mask: Tensor, *, factor: Tensor
-) -> None:
-    """Adds `factor` · a² (F − P) to `gradient`, (1, C, h, w)."""
-    for rows, part in chunks(features):
-        gradient[:, :, rows] += (part - content[:, :, rows]) * (mask[:, :, rows].square() * factor)
