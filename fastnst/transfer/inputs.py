@@ -18,7 +18,7 @@ from fastnst.image.files import MAX_PIXELS, pictures_at
 from fastnst.image.picture import AnyPicture, Picture, StreamedPicture, opaque
 from fastnst.image.read import Source, open_picture
 from fastnst.image.resize import AtSizes, at_size, edge_beside, fitted_size, resize, warn_if_enlarged
-from fastnst.loss.masks import Region, load_regions, recorded_regions
+from fastnst.loss.masks import load_regions, recorded_regions
 from fastnst.loss.targets import style_shares
 from fastnst.loss.temporal import Coherence
 from fastnst.network.architecture import Preprocessing
@@ -304,19 +304,15 @@ def start_image(
     if init == "network":
         edge, blend = scale.edge * options.style_scale, network_shares(inputs.hashed)
         made = resize(first_picture(lambda size: content.at(size).rgb, size, edge, blend), size)
-        return _within(inputs.regions, made, content.at(size).rgb)[None]
+        if inputs.regions is not None:
+            # Beside the masks it is the content: no term would bring its pixels back there.
+            masks = [resize(region.content.values, size=size)[0] for region in inputs.regions]
+            made = torch.lerp(content.at(size).rgb, made, torch.stack(masks).sum(0).clamp(max=1))
+        return made[None]
     pictures = [at_size(style, style_size(style, scale.edge, options)) for style in styles]
     if init == "style-mean":
         return even_colour(mean_colour(pictures, inputs.shares), size, seed)[None]
     return recoloured(content.at(size), pictures, inputs.shares)[None]
-
-
-def _within(regions: Sequence[Region] | None, made: Tensor, content: Tensor) -> Tensor:
-    """`made` where the masks lie, and the content elsewhere, (3, H, W): no term would bring its pixels back there."""
-    if regions is None:
-        return made
-    masks = [resize(region.content.values, size=(made.shape[1], made.shape[2]))[0] for region in regions]
-    return torch.lerp(content, made, torch.stack(masks).sum(0).clamp(max=1))
 
 
 def recoloured(content: Picture, styles: Sequence[Picture], shares: Sequence[float]) -> Tensor:
