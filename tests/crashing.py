@@ -176,8 +176,9 @@ def training(value: int) -> Callable[[Path], None]:
     network = torch.nn.Linear(1, 1)
     torch.nn.init.constant_(network.weight, value)
     torch.nn.init.zeros_(network.bias)
-    state: Any = SimpleNamespace(facts={}, photos=SimpleNamespace(names=[]), network=network)
+    state: Any = SimpleNamespace(facts={}, photos=SimpleNamespace(names=[]), network=network, is_saved=True)
     state.optimizer = torch.optim.Adam(network.parameters())
+    state.schedule = SimpleNamespace(progress=lambda step, seconds: 0.0)
     state.step, state.seconds, state.smoothed, state.beginning, state.history = value, 0.0, 0.0, 0.0, []
     return lambda path: Training.save(state, path)
 

@@ -52,6 +52,12 @@ def test_a_size_in_words_is_pixels_beside_a_content(size: Any, edge: str, expect
     assert sized({"size": size, "edge": edge}, photo()) == {"size": expected, "edge": edge}
 
 
+def test_a_preset_says_which_edge_a_size_in_words_measures() -> None:
+    # A clip's options are among those of its frames.
+    given = {"preset": "gatys-notebook", "look_back": (1,)}
+    assert sized({"size": "50%", **given}, photo()) == {"size": 24, **given}
+
+
 @pytest.mark.parametrize(("size", "wide"), [("1920x90", "120×90"), ("60x6000", "60×45"), ("32x32", "32×24")])
 def test_a_box_of_other_proportions_is_filled_as_far_as_the_content_goes(size: str, wide: str) -> None:
     with pytest.warns(FastnstWarning, match=f"the content is 64×48 pixels, so the result is {wide} within"):

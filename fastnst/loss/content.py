@@ -1,15 +1,16 @@
 """The content term: the content image's features of what each tile owns, kept or computed anew each time."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fastnst.loss.masks import LayerGuidance
 from fastnst.loss.terms import content_factor
 from fastnst.loss.transforms import FeatureTransform
-from fastnst.network.backbone import Backbone, Tap
-from fastnst.network.tiles import Tile, Window, cut, levels_of
+from fastnst.network.architecture import layers_of
+from fastnst.network.backbone import Backbone
+from fastnst.network.tiles import Tile, cut, levels_of
 from fastnst.options.options import Options
 
 
@@ -17,10 +18,9 @@ class ContentTarget:
     """The content term of `content`, (1, 3, H, W) float32 RGB in 0…1 on any device: `weights[layer] · Σ (F − P)²` over
     its tiles. The P of each tile are kept, or computed anew each time.
 
-    The constants of the objective are those of the whole image: `add_up` adds the energies and counts of the tiles that
-    are computed elsewhere, unless the form is the paper's, which needs neither. Where the content is transparent in
-    places, `opaque` has the layers' maps of it, (1, 1, h, w). The target is what `transforms` make of the content's
-    features.
+    The constants of the objective are those of the whole image: in the relative form `add_up` adds the energies of the
+    tiles that are computed elsewhere. `guidance` says where the content is transparent at its layers. The target is
+    what `transforms` make of the content's features.
     """
 
     @torch.no_grad()
@@ -32,7 +32,7 @@ class ContentTarget:
         options: Options,
         *,
         device: torch.device,
-        opaque: Mapping[str, Tensor | None],
+        guidance: Mapping[str, LayerGuidance],
         is_kept: bool,
         add_up: Callable[[Sequence[Tensor]], None],
         transforms: Mapping[str, FeatureTransform],
@@ -41,23 +41,23 @@ class ContentTarget:
         self.tiles, self._levels = tiles, levels_of(options.network, tuple(layers))
         self._backbone, self._content, self._device, self._transforms = backbone, content, device, transforms
         self._kept: list[Mapping[str, Tensor]] = []
-        energies, counts = dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0)
-        for index, tile in enumerate(tiles if layers and (is_kept or form != "paper") else ()):
+        energies = dict.fromkeys(layers, 0.0)
+        for index, tile in enumerate(tiles if layers and (is_kept or form == "relative") else ()):
             features = self._computed(index)
-            for name, own in features.items():
-                counts[name] += own.numel()
-                if form == "relative":
-                    mask = opaque.get(name)
-                    seen = own.float() if mask is None else own.float() * mask[:, :, *tile.owned(self._levels[name])]
-                    energies[name] += seen.square().sum().item()
+            for name, own in features.items() if form == "relative" else ():
+                mask = guidance[name].opaque
+                seen = own.float() if mask is None else own.float() * mask[:, :, *tile.owned(self._levels[name])]
+                energies[name] += seen.square().sum().item()
             if is_kept:
                 self._kept.append(features)
-        if layers and form != "paper":
-            facts = torch.tensor([[*energies.values()], [*counts.values()]], dtype=torch.float64)
-            add_up([facts])
-            energies, counts = (dict(zip(layers, row, strict=True)) for row in facts.tolist())
+        if layers and form == "relative":
+            summed = torch.tensor([*energies.values()], dtype=torch.float64)
+            add_up([summed])
+            energies = dict(zip(layers, summed.tolist(), strict=True))
+        channels = {layer.name: layer.out_channels for layer in layers_of(options.network)}
         self.weights = {
-            name: weight * content_factor(form, energies[name], int(counts[name])) for name, weight in layers.items()
+            name: weight * content_factor(form, energies[name], channels[name] * guidance[name].positions)
+            for name, weight in layers.items()
         }
 
     def features(self, index: int) -> Mapping[str, Tensor]:
@@ -67,22 +67,13 @@ class ContentTarget:
         return self._kept[index] if self._kept else self._computed(index)
 
     def _computed(self, index: int) -> dict[str, Tensor]:
-        tile = self.tiles[index]
-        taps = {name: _OwnedCopy(tile.inside(level)) for name, level in self._levels.items()}
-        self._backbone.forward(cut(self._content, tile).to(self._device).contiguous(), taps)
-        features = {name: tap.features for name, tap in taps.items() if tap.features is not None}
+        tile, features = self.tiles[index], dict[str, Tensor]()
+
+        def keep(name: str, whole: Tensor) -> None:
+            layout = torch.channels_last if whole.stride(1) == 1 else torch.contiguous_format
+            features[name] = whole[:, :, *tile.inside(self._levels[name])].clone(memory_format=layout)
+
+        self._backbone.read(cut(self._content, tile).to(self._device).contiguous(), self._levels, keep)
         for name, transform in self._transforms.items():
             transform.apply_(features[name], tile.owned(self._levels[name]))
         return features
-
-
-@dataclass
-class _OwnedCopy(Tap):
-    """A tap that keeps the positions that a tile owns."""
-
-    inside: Window
-    features: Tensor | None = None
-
-    def forward(self, features: Tensor) -> None:
-        layout = torch.channels_last if features.stride(1) == 1 else torch.contiguous_format
-        self.features = features[:, :, *self.inside].clone(memory_format=layout)

@@ -19,6 +19,7 @@ from fastnst.loss.targets import StyleTarget
 from fastnst.network.backbone import Tap
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Window
+from fastnst.options.options import Options
 
 
 class LayerTerms:
@@ -31,36 +32,34 @@ class LayerTerms:
     `opaque` a, (1, 1, h, w): Σ a² (F − P)².
     """
 
-    style: Tensor | None
-    content: Tensor | None
-    difference: GramDifference | None
-    _grams: Tensor | None
-
     def __init__(
         self,
         runtime: Runtime,
         guidance: LayerGuidance,
+        options: Options,
         *,
         style_target: StyleTarget | None,
         content_constant: float | None,
-        style_weight: float,
-        content_weight: float,
         is_whole: bool,
     ) -> None:
         self.runtime, self.guidance, self.opaque, self.is_whole = runtime, guidance, guidance.opaque, is_whole
-        self.content_constant, self.style_weight, self.content_weight = content_constant, style_weight, content_weight
+        self.style_weight, self.content_weight = options.last_style_weight, options.content_weight
+        self.content_constant = content_constant
         self.target = style_target if isinstance(style_target, BlendedTarget) else None
         self.regions: RegionSums | SlicedSums | None = None
         if isinstance(style_target, SlicedTargets):
-            self.regions = sliced_sums(style_target, guidance, style_weight)
+            self.regions = sliced_sums(style_target, guidance, self.style_weight)
         elif style_target is not None and not isinstance(style_target, BlendedTarget):
-            self.regions = region_sums(runtime, style_target, guidance, style_weight)
+            self.regions = region_sums(runtime, style_target, guidance, self.style_weight)
         self._branch = Branch(runtime.device)
-        self.style = self.content = self.difference = self._grams = None
+        self.begin()
 
     def begin(self) -> None:
         """Starts anew: no tile has been seen."""
-        self.style = self.content = self.difference = self._grams = None
+        self.style: Tensor | None = None
+        self.content: Tensor | None = None
+        self.difference: GramDifference | None = None
+        self._grams: Tensor | None = None
         if self.regions is not None:
             self.regions.begin()
 
@@ -89,11 +88,14 @@ class LayerTerms:
         is_made = self.target is not None and self.is_whole and self.runtime.backend != "reference"
         return self.runtime.dot_precision if is_made else None
 
-    def add(self, features: Tensor, content: Tensor | None, window: Window, made: Tensor | None = None) -> None:
+    def add(self, features: Tensor, content: Tensor | None, window: Window, made: Tensor | None) -> None:
         """Adds what a tile owns of the layer, (1, C, h, w), a view of a larger map: the positions at `window`. The sums
         that were `wanted` are there already if they are `made`."""
         if made is not None:
             self._grams = made
+            # In a captured graph while the network goes on.
+            with self._branch.work(made):
+                self._finish_style(features.dtype)
         elif (grams := self._gram_sums) is not None:
             backend, precision = loss_backend(self.runtime), self.runtime.dot_precision
             accumulate_gram(grams, features, precision=precision, backend=backend)
@@ -106,11 +108,6 @@ class LayerTerms:
         else:
             term = _masked_square(features, content, self.opaque[:, :, *window]) * self.content_constant
         self.content = term if self.content is None else self.content + term
-
-    def finish_beside(self, dtype: torch.dtype, sums: Tensor) -> None:
-        """Makes the style's term of the `sums` of the whole image: in a captured graph while the network goes on."""
-        with self._branch.work(sums):
-            self._finish_style(dtype)
 
     def finish(self, dtype: torch.dtype) -> None:
         """Makes the terms of the sums over all tiles, whose features are of `dtype`."""
@@ -128,6 +125,7 @@ class LayerTerms:
         if backend == "reference":
             self.style, self.difference = finish_gram_loss(grams, positions, target, dtype=dtype, backend=backend)
             return
+        # A layer may have made its sums in parts, which the checked function does not take.
         self.style, difference, scale = direct.finish_gram_loss(
             backend,
             grams,
@@ -173,17 +171,12 @@ class LayerTap(Tap):
         factor = self.terms.style_weight * difference.factor
         return StyleTerm(difference.matrix, difference.scale, self.scale, factor)
 
-    def forward(self, features: Tensor) -> None:
+    def forward(self, features: Tensor, sums: Tensor | None) -> None:
         if self.adds:
-            self.terms.add(features[:, :, *self.inside], self.content, self.window)
-
-    def forward_summed(self, features: Tensor, sums: Tensor) -> None:
-        self.terms.add(features[:, :, *self.inside], self.content, self.window, sums)
-        self.terms.finish_beside(features.dtype, sums)
+            self.terms.add(features[:, :, *self.inside], self.content, self.window, sums)
 
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
-        runtime, difference, content = self.terms.runtime, self.terms.difference, self.content
-        factor = 0.0 if difference is None else self.terms.style_weight * difference.factor
+        runtime, style, content = self.terms.runtime, self.style_term(), self.content
         constant = 2 * self.terms.content_weight * (self.terms.content_constant or 0.0)
         regions, opaque = self.terms.regions, self.terms.opaque
         if regions is not None or (opaque is not None and content is not None):
@@ -191,20 +184,19 @@ class LayerTap(Tap):
                 gradient.zero_()
                 accumulate = True
             own, place = features[:, :, *self.inside], gradient[:, :, *self.inside]
-            if regions is not None and (plain := regions.plain_gradient) is not None:
-                difference, factor = plain[0], plain[0].factor
-                place += plain[1] * self.scale
-            elif regions is not None:
-                regions.add_gradient(place, own, self.window, self.scale)
+            if regions is not None:
+                style = regions.add_gradient(place, own, self.window, self.scale)
             if opaque is not None and content is not None:
-                _add_masked_difference(place, own, content, opaque[:, :, *self.window], factor=constant * self.scale)
+                mask, factor = opaque[:, :, *self.window], constant * self.scale
+                for rows, part in chunks(own):
+                    place[:, :, rows] += (part - content[:, :, rows]) * (mask[:, :, rows].square() * factor)
                 content = None
         direct.tap_backward(
             runtime.kernels,
             gradient,
             features=features,
             upstream=gradient if accumulate else None,
-            style=None if difference is None else StyleTerm(difference.matrix, difference.scale, self.scale, factor),
+            style=style,
             content=None if content is None else ContentTerm(content, self.scale, constant),
             relu=relu,
             owned=self._owned(features),
@@ -224,11 +216,3 @@ def _masked_square(features: Tensor, content: Tensor, mask: Tensor) -> Tensor:
     for rows, part in chunks(features):
         total += ((part - content[:, :, rows]) * mask[:, :, rows]).square().sum(dtype=torch.float32)
     return total
-
-
-def _add_masked_difference(
-    gradient: Tensor, features: Tensor, content: Tensor, mask: Tensor, *, factor: Tensor
-) -> None:
-    """Adds `factor` · a² (F − P) to `gradient`, (1, C, h, w)."""
-    for rows, part in chunks(features):
-        gradient[:, :, rows] += (part - content[:, :, rows]) * (mask[:, :, rows].square() * factor)

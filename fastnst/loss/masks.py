@@ -36,7 +36,7 @@ class LayerGuidance:
     """The regions at one layer of `positions`.
 
     For each region: its map `m`, (1, 1, h, w) float32 in 0…1 or None for 1 everywhere; the sum of m²; its share of the
-    image's area. `opaque` is the map of the content term, None where all of it counts.
+    opaque part of the image. `opaque` is the map of the content term, None where all of it counts.
     """
 
     positions: int
@@ -63,18 +63,20 @@ class Guidance:
 
     def at(self, levels: Mapping[str, int], device: torch.device) -> dict[str, LayerGuidance]:
         """The guidance of layers, by their names and the pools on the way to them; maps are on `device`."""
-        by_level = {level: self._at_level(level, device) for level in set(levels.values())}
+        regions, by_level = self.regions, {}
+        whole = self.height * self.width if self.opaque is None else _sum(self.opaque)
+        areas = tuple(1.0 if mask is None else _sum(mask) / max(whole, 1e-30) for mask in regions)
+        for level in set(levels.values()):
+            positions = (self.height >> level) * (self.width >> level)
+            maps, opaque = [halved(mask, level) for mask in regions], halved(self.opaque, level)
+            by_level[level] = LayerGuidance(
+                positions,
+                maps=tuple(None if mask is None else mask.to(device) for mask in maps),
+                totals=tuple(float(positions) if mask is None else _sum(mask.square()) for mask in maps),
+                areas=areas,
+                opaque=None if opaque is None else opaque.to(device),
+            )
         return {name: by_level[level] for name, level in levels.items()}
-
-    def _at_level(self, level: int, device: torch.device) -> LayerGuidance:
-        maps, totals = [], []
-        positions = (self.height >> level) * (self.width >> level)
-        for mask in self.regions:
-            pooled = None if mask is None else halved(mask, level)
-            totals.append(float(positions) if pooled is None else pooled.square().sum(dtype=torch.float64).item())
-            maps.append(None if pooled is None else pooled.to(device))
-        opaque = None if self.opaque is None else halved(self.opaque, level).to(device)
-        return LayerGuidance(positions, tuple(maps), tuple(totals), self._areas, opaque)
 
     @property
     def regions(self) -> list[Tensor | None]:
@@ -83,25 +85,16 @@ class Guidance:
             return list(self.masks)
         return [self.opaque if mask is None else mask * self.opaque for mask in self.masks]
 
-    @property
-    def _areas(self) -> tuple[float, ...]:
-        """Each region's share of the opaque part of the image."""
-        whole = self.height * self.width if self.opaque is None else self.opaque.sum(dtype=torch.float64).item()
-        return tuple(
-            1.0 if mask is None else mask.sum(dtype=torch.float64).item() / max(whole, 1e-30) for mask in self.regions
-        )
 
-
-def halved(mask: Tensor, times: int) -> Tensor:
-    """A mask, (1, 1, H, W), after so many means of 2×2, as pools make them: (1, 1, ⌊H/2ⁿ⌋, ⌊W/2ⁿ⌋)."""
+def halved(mask: Tensor | None, times: int) -> Tensor | None:
+    """A mask, (1, 1, H, W), after so many means of 2×2, as pools make them: (1, 1, ⌊H/2ⁿ⌋, ⌊W/2ⁿ⌋); None stays."""
     for _ in range(times):
-        mask = torch.nn.functional.avg_pool2d(mask, 2)
+        mask = None if mask is None else torch.nn.functional.avg_pool2d(mask, 2)
     return mask
 
 
-def style_maps(masks: Sequence[Tensor | None], level: int) -> tuple[Tensor | None, ...]:
-    """The masks of a style image at a layer, one for each region."""
-    return tuple(None if mask is None else halved(mask, level) for mask in masks)
+def _sum(mask: Tensor) -> float:
+    return mask.sum(dtype=torch.float64).item()
 
 
 @dataclass(frozen=True, eq=False)

@@ -93,36 +93,25 @@ class RegionSums:
             difference, scale = normalised(matrix, kept)
             self._gradients.append((GramDifference(difference, scale, 2 * factor), mean * factor))
 
-    @property
-    def plain_gradient(self) -> tuple[GramDifference, Tensor] | None:
-        """D for the kernel that adds D F, and d, (1, N, 1, 1), added before it, where the whole image is one region."""
-        if len(self.regions) != 1 or self.regions[0][1] is not None:
-            return None
-        difference, mean = self._gradients[0]
-        return difference, mean[:, :, None, None]
-
-    def add_gradient(self, gradient: Tensor, features: Tensor, window: Window, scale: Tensor) -> None:
-        """Adds `scale`, (1,), times the gradient of features (1, N, h, w) at `window` of the image to `gradient`."""
+    def add_gradient(self, gradient: Tensor, features: Tensor, window: Window, scale: Tensor) -> StyleTerm | None:
+        """Adds `scale`, (1,), times the gradient of features (1, N, h, w) at `window` of the image to `gradient`. Where
+        the whole image is one region, D F is not in it: its term is returned, for a kernel that adds it."""
         for (difference, mean), (_, mask, _, _) in zip(self._gradients, self.regions, strict=True):
+            term = StyleTerm(difference.matrix, difference.scale, scale, difference.factor)
             shift = (mean * scale)[:, :, None, None]
+            if mask is None and len(self.regions) == 1:
+                gradient += shift
+                return term
             for rows, part in chunks(features):
-                own = self._product(difference, part, scale).add_(shift)
+                layout = torch.channels_last if part.stride(1) == 1 else torch.contiguous_format
+                own = torch.empty_like(part, memory_format=layout)
+                precision = self.runtime.dot_precision
+                direct.tap_backward(self.runtime.kernels, own, features=part, style=term, precision=precision)
+                own.add_(shift)
                 if mask is not None:
                     own.mul_(mask[:, :, *window][:, :, rows].square())
                 gradient[:, :, rows] += own
-
-    def _product(self, difference: GramDifference, features: Tensor, scale: Tensor) -> Tensor:
-        """`scale` · D F, in the features' dtype and layout."""
-        layout = torch.channels_last if features.stride(1) == 1 else torch.contiguous_format
-        product = torch.empty_like(features, memory_format=layout)
-        direct.tap_backward(
-            self.runtime.kernels,
-            product,
-            features=features,
-            style=StyleTerm(difference.matrix, difference.scale, scale, difference.factor),
-            precision=self.runtime.dot_precision,
-        )
-        return product
+        return None
 
 
 def region_sums(

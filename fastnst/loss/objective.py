@@ -23,7 +23,7 @@ from fastnst.loss.layer import LayerTap, LayerTerms
 from fastnst.loss.masks import Guidance
 from fastnst.loss.sliced import SlicedTargets
 from fastnst.loss.targets import StyleTarget
-from fastnst.loss.terms import Loss, seam_variation, variation_of
+from fastnst.loss.terms import Loss, seam_variation
 from fastnst.loss.transforms import FeatureTransform
 from fastnst.network.backbone import Backbone, Trace
 from fastnst.network.runtime import Runtime
@@ -106,10 +106,6 @@ class Evaluation(Protocol):
         """
 
 
-def _alone(tensors: Sequence[Tensor]) -> None:
-    """All tiles are here: nothing is to be added."""
-
-
 @dataclass(frozen=True)
 class Share:
     """The tiles of one process among several: every `size`-th, from the `rank`-th on. `add_up` adds the other
@@ -117,7 +113,7 @@ class Share:
 
     rank: int = 0
     size: int = 1
-    add_up: Callable[[Sequence[Tensor]], None] = _alone
+    add_up: Callable[[Sequence[Tensor]], None] = lambda tensors: None
 
 
 class Objective:
@@ -167,7 +163,10 @@ class Objective:
             raise FastnstError("sorted features cannot be summed in parts; use one process, without tiles")
         # What torch allocates to sort is its own affair.
         self.is_tiled = is_shared or not self._is_whole or is_sliced
-        self.wraps, self.variation = options.wraps, variation_of(options, height, width)
+        self.wraps, self.tv_kind = options.wraps, options.tv_kind
+        # The term is so many times the mean over the positions.
+        self.tv_factor = float(height * width) if options.tv_reduction == "sum" else 1.0
+        self.tv_weight = options.tv_weight * self.tv_factor
         self.levels = levels_of(options.network, options.taps)
         guided = (guidance or Guidance(height, width)).at(self.levels, runtime.device)
         self.content = ContentTarget(
@@ -176,19 +175,18 @@ class Objective:
             tuple(grid)[self.share.rank :: self.share.size],
             options,
             device=runtime.device,
-            opaque={name: layer.opaque for name, layer in guided.items()},
+            guidance=guided,
             is_kept=content_is_kept,
             add_up=self.share.add_up,
             transforms=transforms or {},
         )
         self.layers = {
             name: LayerTerms(
-                runtime=runtime,
-                guidance=layer,
+                runtime,
+                layer,
+                options,
                 style_target=style.get(name),
                 content_constant=self.content.weights.get(name),
-                style_weight=options.last_style_weight,
-                content_weight=options.content_weight,
                 is_whole=self._is_whole and not is_shared,
             )
             for name, layer in guided.items()
@@ -203,18 +201,18 @@ class Objective:
     def loss(self, image: Tensor) -> Loss:
         """See `Evaluation`."""
         self._forward(image, record=False)
-        tv = direct.total_variation(self.runtime.kernels, image, self.variation.kind)
+        tv = direct.total_variation(self.runtime.kernels, image, self.tv_kind)
         terms = self._terms()
-        return self._loss(terms, tv + seam_variation(image, kind=self.variation.kind) if self.wraps else tv)
+        return self._loss(terms, tv + seam_variation(image, kind=self.tv_kind) if self.wraps else tv)
 
     def loss_and_gradient(self, image: Tensor, out: Tensor | None = None) -> tuple[Loss, Tensor]:
         """See `Evaluation`."""
         kept = self._forward(image, record=self.level == "kept")
         terms = self._terms()
         self.loss_scale.follow(terms[0])
-        leads, kind = self.share.rank == 0, self.variation.kind
+        leads, kind = self.share.rank == 0, self.tv_kind
         # The variation is the first process's, so that it is added once.
-        weight = self.variation.weight if leads else 0.0
+        weight = self.tv_weight if leads else 0.0
         check = None
         if self._is_whole and leads:
             gradient, tv, check = self._backward(image, 0, kept.pop(0, None), tv_weight=weight, out=out)
@@ -265,8 +263,9 @@ class Objective:
             traces = (self.backbone.forward(crop, first, record=True) if first else []) + kept
             kept.clear()
         scale = self.loss_scale.factor if self.loss_scale.needed else None
-        kind = self.variation.kind
-        return self.backbone.backward(crop, traces, taps, tv_weight=tv_weight, tv_kind=kind, scale=scale, out=out)
+        return self.backbone.backward(
+            crop, traces, taps, tv_weight=tv_weight, tv_kind=self.tv_kind, scale=scale, out=out
+        )
 
     def _taps(self, index: int, *, adds: bool) -> dict[str, LayerTap]:
         content = self.content.features(index)
@@ -296,9 +295,9 @@ class Objective:
     def _loss(self, terms: Tensor, tv: Tensor, check: Tensor | None = None) -> Loss:
         """The loss of the `terms` of all tiles and `tv`, (1,), the total variation."""
         total, content, style, variation = torch.cat((terms, tv)).unbind()
-        total.add_(variation, alpha=self.variation.weight)
-        if self.variation.factor != 1:
-            variation.mul_(self.variation.factor)
+        total.add_(variation, alpha=self.tv_weight)
+        if self.tv_factor != 1:
+            variation.mul_(self.tv_factor)
         return Loss(total, content, style, variation, check)
 
 

@@ -1,6 +1,7 @@
 """The whole objective as a `torch.nn.Module`: the perceptual loss that feed-forward networks are trained with."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, Unpack
 
 import torch
@@ -15,7 +16,7 @@ from fastnst.image.resize import fitted_size, resize_picture, warn_if_enlarged
 from fastnst.loss.modules import TVLoss, content_factor
 from fastnst.loss.networks import weights_of
 from fastnst.loss.targets import gram_target, style_shares
-from fastnst.network.extractor import FeatureExtractor, Tap
+from fastnst.network.extractor import FeatureExtractor
 from fastnst.network.frozen import Frozen
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import Options
@@ -127,23 +128,20 @@ class PerceptualLoss(Frozen):
         style_terms: list[Tensor] = []
         content_terms: list[Tensor] = []
 
-        def tap_for(name: str) -> Tap:
-            def tapped(features: Tensor) -> Tensor:
-                with torch.autocast(features.device.type, enabled=False):
-                    target = targets[name].to(features.dtype) if name in targets else None
-                    passed, style, content = tap(
-                        features, target=self._target(name), content=target, backend=self.options.backend
-                    )
-                    if style is not None:
-                        style_terms.append(style)
-                    if content is not None and target is not None:
-                        factor = content_factor(target, self.options.content_form)
-                        content_terms.append(content * factor * self._content_layers[name])
-                return passed
+        def tapped(name: str, features: Tensor) -> Tensor:
+            with torch.autocast(features.device.type, enabled=False):
+                target = targets[name].to(features.dtype) if name in targets else None
+                passed, style, content = tap(
+                    features, target=self._target(name), content=target, backend=self.options.backend
+                )
+                if style is not None:
+                    style_terms.append(style)
+                if content is not None and target is not None:
+                    factor = content_factor(target, self.options.content_form)
+                    content_terms.append(content * factor * self._content_layers[name])
+            return passed
 
-            return tapped
-
-        self.extractor.through(images, {name: tap_for(name) for name in {**self._style_layers, **targets}})
+        self.extractor.through(images, {name: partial(tapped, name) for name in {**self._style_layers, **targets}})
         tv = self.tv(images)
         if self.options.tv_reduction == "sum":
             tv = tv * (images.shape[2] * images.shape[3])
@@ -179,7 +177,8 @@ class PerceptualLoss(Frozen):
             for name, matrices in grams.items():
                 matrices.append(gram(features[name], backend=self.options.backend))
         for name, matrices in grams.items():
-            target = gram_target(matrices, shares, self._style_layers[name], self.options.style_form)
+            blended = list(zip(matrices, shares, strict=True))
+            target = gram_target(blended, self._style_layers[name], self.options.style_form)
             self._style_weight[name] = target.weight
             self.keep(f"_{name}_gram", target.matrix)
             self.keep(f"_{name}_offset", target.offset)

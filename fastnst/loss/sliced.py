@@ -15,18 +15,18 @@ of it.
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from fastnst_kernels import GramDifference
 from fastnst_kernels.launch.layout import exact
 from torch import Tensor
 
-from fastnst.errors import RangeError
-from fastnst.loss.masks import LayerGuidance, StyleRegions, style_maps
+from fastnst.loss.masks import LayerGuidance, halved
 from fastnst.loss.statistics import RELATIVE_FACTORS
-from fastnst.network.backbone import Backbone, Tap
+from fastnst.loss.terms import check_weights
+from fastnst.network.architecture import layers_of
+from fastnst.network.backbone import Backbone
 from fastnst.network.tiles import Window, levels_of
 from fastnst.options.options import Options
 
@@ -49,75 +49,54 @@ def unit_vectors(name: str, filters: int, seed: int) -> Tensor:
     return torch.nn.functional.normalize(drawn, dim=1).float()
 
 
-@torch.no_grad()
-def sliced_targets(
-    backbone: Backbone, styles: Sequence[tuple[Tensor, float]], options: Options, regions: StyleRegions | None = None
-) -> dict[str, SlicedTargets]:
-    """The style layers' targets of images (1, 3, H, W) float32 RGB in 0…1 on the backbone's device, by their shares.
+def layer_directions(options: Options, device: torch.device) -> dict[str, Tensor]:
+    """The directions of each style layer, (N, N) float32."""
+    filters = {layer.name: layer.out_channels for layer in layers_of(options.network)}
+    return {name: unit_vectors(name, filters[name], options.seed).to(device) for name, _ in options.active_style_layers}
 
-    `regions` are as for `style_targets`. Raises RangeError where a constant is out of range.
-    """
-    if regions is None:
-        regions = [dict.fromkeys(range(len(styles)))]
-    taps = [_sorted(backbone, image, index, regions, options) for index, (image, _) in enumerate(styles)]
-    targets = {}
-    for name, weight in options.active_style_layers:
-        layer = []
-        for region, members in enumerate(regions):
-            values = [(taps[index][name].values[region], styles[index][1]) for index in members]
-            pairs = [(own, share) for own, share in values if own is not None]
-            whole = sum(share for _, share in pairs)
-            layer.append(
-                tuple((own, _weight(own, weight * share / whole, options)) for own, share in pairs if share > 0)
-            )
-        targets[name] = SlicedTargets(taps[0][name].directions, tuple(layer))
-    return targets
+
+def image_projections(
+    backbone: Backbone,
+    image: Tensor,
+    masks: Mapping[int, Tensor | None],
+    *,
+    directions: Mapping[str, Tensor],
+    network: str,
+) -> dict[str, dict[int, Tensor]]:
+    """The sorted projections, (N, M) float32, of an image (1, 3, H, W) on the backbone's device, at the layers that
+    have `directions`, by the regions, which have `masks`, that show something there."""
+    levels = levels_of(network, tuple(directions))
+    values: dict[str, dict[int, Tensor]] = {name: {} for name in directions}
+
+    def keep(name: str, features: Tensor) -> None:
+        projected = directions[name] @ features[0].float().flatten(1)
+        for region, mask in masks.items():
+            inside = _inside(halved(mask, levels[name]))
+            own = projected if inside is None else projected[:, inside.to(features.device)]
+            if own.numel():
+                values[name][region] = own.sort(dim=1).values
+
+    backbone.read(image, directions, keep)
+    return values
+
+
+def sliced_target(
+    directions: Tensor, regions: Sequence[Sequence[tuple[Tensor, float]]], weight: float, options: Options
+) -> SlicedTargets:
+    """A layer's target: of the sorted projections of each region's styles, by their shares, and the layer's weight.
+    Raises RangeError where a constant is out of range."""
+    layer = []
+    for styles in regions:
+        whole = sum(share for _, share in styles)
+        layer.append(tuple((own, _weight(own, weight * share / whole, options)) for own, share in styles if share > 0))
+    return SlicedTargets(directions, tuple(layer))
 
 
 def _weight(values: Tensor, weight: float, options: Options) -> float:
     if options.style_form == "relative":
         weight *= RELATIVE_FACTORS["sliced"] / max(exact(values).square().mean().item(), math.ulp(1.0))
-    if not 0 < weight < math.inf:
-        raise RangeError(
-            "the style's features are out of float32's range; check the network's weights, and lower the weights of "
-            "the style layers"
-        )
+    check_weights("features are", [weight])
     return weight
-
-
-def _sorted(
-    backbone: Backbone, image: Tensor, index: int, regions: StyleRegions, options: Options
-) -> dict[str, "_Sorting"]:
-    """The sorted projections of style `index` at each style layer, in each region."""
-    levels = levels_of(options.network, tuple(name for name, _ in options.active_style_layers))
-    masks = [region.get(index) for region in regions]
-    wanted = [index in region for region in regions]
-    taps = {
-        name: _Sorting(name, options.seed, wanted, [_inside(mask) for mask in style_maps(masks, level)])
-        for name, level in levels.items()
-    }
-    if taps:
-        backbone.forward(image, taps)
-    return taps
-
-
-@dataclass
-class _Sorting(Tap):
-    """A tap that keeps a layer's sorted projections, (N, M), in each region that it is `among`, or None."""
-
-    name: str
-    seed: int
-    among: list[bool]
-    inside: list[Tensor | None]
-    directions: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float32))
-    values: list[Tensor | None] = field(default_factory=list)
-
-    def forward(self, features: Tensor) -> None:
-        self.directions = unit_vectors(self.name, features.shape[1], self.seed).to(features.device)
-        projected = self.directions @ features[0].float().flatten(1)
-        for is_member, inside in zip(self.among, self.inside, strict=True):
-            own = projected if inside is None else projected[:, inside.to(features.device)]
-            self.values.append(own.sort(dim=1).values if is_member and own.numel() else None)
 
 
 def _inside(mask: Tensor | None) -> Tensor | None:
@@ -178,11 +157,6 @@ class SlicedSums:
 
     def finish(self, dtype: torch.dtype) -> None:
         """All is known already."""
-
-    @property
-    def plain_gradient(self) -> tuple[GramDifference, Tensor] | None:
-        """None: the gradient is no matrix's."""
-        return None
 
     def add_gradient(self, gradient: Tensor, features: Tensor, window: Window, scale: Tensor) -> None:
         """Adds `scale`, (1,), times the gradient of all of the features to `gradient`, (1, N, h, w)."""

@@ -35,8 +35,7 @@ import torch
 from fastnst_kernels.launch.layout import exact
 from torch import Tensor
 
-from fastnst.errors import RangeError
-from fastnst.loss.terms import style_factor
+from fastnst.loss.terms import check_weights, style_factor
 
 _EPSILON = {"gram": 0.0, "covariance": 0.0, "mean-std": 1e-5, "wasserstein": 1e-4}
 _LEAST_COVARIANCE = 1e-6
@@ -97,17 +96,18 @@ RegionTargets = tuple[tuple[MomentTarget, ...], ...]
 
 
 def moment_targets(
-    loss: str, styles: Sequence[Moments], shares: Sequence[float], weight: float, form: str
+    loss: str, styles: Sequence[tuple[Moments, float]], weight: float, form: str
 ) -> tuple[MomentTarget, ...]:
-    """A layer's targets: of several styles' moments by their shares, which sum to 1, and the layer's weight, with the
-    constants of `form`, one of `STYLE_FORMS`.
+    """The targets of a layer's region: of its styles' moments, by their shares among themselves, and the layer's
+    weight, with the constants of `form`, one of `STYLE_FORMS`.
 
     Raises RangeError where a constant is out of range.
     """
-    pairs = [(style, share) for style, share in zip(styles, shares, strict=True) if share > 0]
-    if loss == "wasserstein":
-        gram = sum((style.gram * share for style, share in pairs), torch.zeros_like(styles[0].gram))
-        mean = sum((style.mean * share for style, share in pairs), torch.zeros_like(styles[0].mean))
+    whole = sum(share for _, share in styles)
+    pairs = [(style, share / whole) for style, share in styles if share > 0]
+    if loss == "wasserstein" and pairs:
+        gram = sum((style.gram * share for style, share in pairs), torch.zeros_like(pairs[0][0].gram))
+        mean = sum((style.mean * share for style, share in pairs), torch.zeros_like(pairs[0][0].mean))
         pairs = [(Moments(gram, mean), math.fsum(share for _, share in pairs))]
     return tuple(_target(loss, style, share * weight, form) for style, share in pairs)
 
@@ -140,11 +140,7 @@ def _target(loss: str, style: Moments, weight: float, form: str) -> MomentTarget
         weight *= style_factor(form, energies[loss], filters) / (4 * filters**2)
     else:
         weight *= 1 / max(energies[loss], math.ulp(1.0)) if form == "relative" else 1 / filters
-    if not 0 < weight < math.inf:
-        raise RangeError(
-            "the style's moments are out of float32's range; check the network's weights, and lower the weights of the "
-            "style layers"
-        )
+    check_weights("moments are", [weight])
     matrix = matrix if loss == "wasserstein" else matrix.to(style.mean)
     return MomentTarget(loss, weight, epsilon, style.mean, matrix, spread.to(style.mean))
 

@@ -1,24 +1,26 @@
 """The style's targets: Gram matrices, moments or sorted features of the style images, whole or seen in tiles."""
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
 import torch
 from fastnst_kernels import BlendedTarget, blend_targets
 from fastnst_kernels.launch.layout import exact
 from torch import Tensor
 
-from fastnst.errors import FastnstError, OptionError, RangeError, counted
-from fastnst.loss.masks import StyleRegions, style_maps
+from fastnst.errors import FastnstError, OptionError, counted
+from fastnst.loss.masks import Guidance, StyleRegions
 from fastnst.loss.moments import MomentSums
-from fastnst.loss.sliced import SlicedTargets, sliced_targets
-from fastnst.loss.statistics import Moments, MomentTarget, RegionTargets, moment_targets
-from fastnst.loss.terms import style_factor
-from fastnst.network.backbone import Backbone, Tap
+from fastnst.loss.sliced import SlicedTargets, image_projections, layer_directions, sliced_target
+from fastnst.loss.statistics import Moments, RegionTargets, moment_targets
+from fastnst.loss.terms import check_weights, style_factor
+from fastnst.network.backbone import Backbone
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Tile, cut, levels_of, make_grid, reach_of
 from fastnst.options.options import Options
+
+T = TypeVar("T")
 
 StyleTarget = BlendedTarget | RegionTargets | SlicedTargets
 """A layer's target: the Gram matrix of all positions, or the moments or sorted features of regions."""
@@ -62,35 +64,53 @@ def style_targets(
 
     Raises FastnstError for sorted features in tiles, RangeError where a constant is out of range.
     """
+    layers, form = dict(options.active_style_layers), options.style_form
+    targets: dict[str, StyleTarget] = {}
     if options.style_loss == "sliced":
         if tile is not None:
             raise FastnstError("sorted features cannot be summed in parts; do not cut the style images into tiles")
+        directions = layer_directions(options, runtime.device)
         placed = [(image.to(runtime.device), share) for image, share in styles]
-        return dict(sliced_targets(backbone, placed, options, regions))
-    plain = options.style_loss == "gram" and regions is None
-    regions = regions or [dict.fromkeys(range(len(styles)))]
-    names = tuple(name for name, _ in options.active_style_layers)
-    moments = []
-    for index, (image, _) in enumerate(styles):
-        members = {region: own[index] for region, own in enumerate(regions) if index in own}
-        moments.append(image_moments(backbone, image, members, names, options.network, runtime, tile=tile))
-    shares = [share for _, share in styles]
-    targets: dict[str, StyleTarget] = {}
-    for name, weight in options.active_style_layers:
-        if plain:
-            grams = [known[name][0].gram for known in moments]
-            targets[name] = gram_target(grams, shares, weight, options.style_form)
+        project = partial(image_projections, backbone, directions=directions, network=options.network)
+        for name, projections in in_regions(placed, regions, layers, project).items():
+            targets[name] = sliced_target(directions[name], projections, layers[name], options)
+        return targets
+    names, network = tuple(layers), options.network
+    summed = partial(image_moments, backbone, names=names, network=network, runtime=runtime, tile=tile)
+    for name, moments in in_regions(styles, regions, names, summed).items():
+        if options.style_loss == "gram" and regions is None:
+            targets[name] = gram_target([(own.gram, share) for own, share in moments[0]], layers[name], form)
         else:
-            layer = [
-                _region_target([(moments[index][name].get(region), shares[index]) for index in own], weight, options)
-                for region, own in enumerate(regions)
-            ]
-            targets[name] = tuple(layer)
+            targets[name] = tuple(moment_targets(options.style_loss, own, layers[name], form) for own in moments)
     return targets
 
 
-def gram_target(grams: Sequence[Tensor], shares: Sequence[float], weight: float, form: str) -> BlendedTarget:
-    """A layer's target from the Gram matrices of several styles, (1, N, N) each, by their shares.
+def in_regions(
+    styles: Sequence[tuple[Tensor, float]],
+    regions: StyleRegions | None,
+    names: Iterable[str],
+    see: Callable[[Tensor, Mapping[int, Tensor | None]], Mapping[str, Mapping[int, T]]],
+) -> dict[str, list[list[tuple[T, float]]]]:
+    """For each of the layers `names` and each region, what its styles show there, and their shares.
+
+    `see` gives it, by layer and region, of an image and the masks of the regions that it is a style of.
+    """
+    regions = regions or [dict.fromkeys(range(len(styles)))]
+    seen = [
+        see(image, {region: own[index] for region, own in enumerate(regions) if index in own})
+        for index, (image, _) in enumerate(styles)
+    ]
+    return {
+        name: [
+            [(seen[index][name][region], styles[index][1]) for index in own if region in seen[index][name]]
+            for region, own in enumerate(regions)
+        ]
+        for name in names
+    }
+
+
+def gram_target(styles: Sequence[tuple[Tensor, float]], weight: float, form: str) -> BlendedTarget:
+    """A layer's target from the Gram matrices of several styles, (1, N, N) each, and their shares.
 
     Several styles cost no more than one: with `k_s` the constant of style `s` and `k = Σ k_s`,
     `Σ k_s ‖G − A_s‖² = k ‖G − Ā‖² + Σ k_s ‖A_s − Ā‖²` where `Ā = Σ k_s A_s / k`. Raises RangeError where the
@@ -98,38 +118,20 @@ def gram_target(grams: Sequence[Tensor], shares: Sequence[float], weight: float,
     """
     weights = [
         weight * share * style_factor(form, float(exact(matrix).square().sum().item()), matrix.shape[-1])
-        for matrix, share in zip(grams, shares, strict=True)
+        for matrix, share in styles
     ]
-    if not all(0 < each < math.inf for each, share in zip(weights, shares, strict=True) if share > 0):
-        raise RangeError(
-            "the style's Gram matrix is out of float32's range; check the network's weights, and lower the weights of "
-            "the style layers"
-        )
-    return blend_targets(list(grams), weights)
-
-
-def _region_target(
-    pairs: Sequence[tuple[Moments | None, float]], weight: float, options: Options
-) -> tuple[MomentTarget, ...]:
-    """The targets of one region of a layer, from its styles' moments there, by their shares; none where it has none."""
-    known = [(moments, share) for moments, share in pairs if moments is not None]
-    whole = sum(share for _, share in known)
-    if whole <= 0:
-        return ()
-    shares = [share / whole for _, share in known]
-    return moment_targets(
-        options.style_loss, [moments for moments, _ in known], shares, weight, form=options.style_form
-    )
+    check_weights("Gram matrix is", [each for each, (_, share) in zip(weights, styles, strict=True) if share > 0])
+    return blend_targets([matrix for matrix, _ in styles], weights)
 
 
 def image_moments(
     backbone: Backbone,
     image: Tensor,
     masks: Mapping[int, Tensor | None],
+    *,
     names: tuple[str, ...],
     network: str,
     runtime: Runtime,
-    *,
     tile: int | None,
 ) -> dict[str, dict[int, Moments]]:
     """The moments of an image, (1, 3, H, W), at each of the layers `names` of the network, by the regions, which have
@@ -139,39 +141,23 @@ def image_moments(
     """
     height, width = image.shape[2:]
     levels = levels_of(network, names)
-    maps = {level: style_maps(list(masks.values()), level) for level in set(levels.values())}
-    taps = {name: _Adding(maps[level], level, runtime) for name, level in levels.items()}
-    if names and masks:
-        for part in make_grid(height, width, tile or max(height, width), reach_of(network, names)):
-            for tap in taps.values():
-                tap.tile = part
-            backbone.forward(cut(image, part).to(runtime.device).contiguous(), taps)
-    moments: dict[str, dict[int, Moments]] = {name: {} for name in names}
-    for name, level in levels.items():
-        positions = float((height >> level) * (width >> level))
-        for region, sums, mask in zip(masks, taps[name].sums, maps[level], strict=True):
-            total = positions if mask is None else mask.square().sum(dtype=torch.float64).item()
-            if total > 0:
-                moments[name][region] = sums.moments(total)
-    return moments
+    guided = Guidance(height, width, tuple(masks.values())).at(levels, runtime.device)
+    sums: dict[str, list[MomentSums]] = {}
 
+    def add(part: Tile, name: str, features: Tensor) -> None:
+        inside, owned = part.inside(levels[name]), part.owned(levels[name])
+        layer = sums.setdefault(name, [MomentSums(features.shape[1], features.device) for _ in masks])
+        for own, mask in zip(layer, guided[name].maps, strict=True):
+            own.add(features[:, :, *inside], None if mask is None else mask[:, :, *owned], runtime)
 
-@dataclass
-class _Adding(Tap):
-    """A tap that adds what the tile owns to the sums of each region, which have the masks `maps`."""
-
-    maps: tuple[Tensor | None, ...]
-    level: int
-    runtime: Runtime
-    tile: Tile | None = None
-    sums: list[MomentSums] = field(default_factory=list)
-
-    def forward(self, features: Tensor) -> None:
-        if self.tile is None:
-            raise FastnstError("no tile was named before its features came")
-        inside, owned = self.tile.inside(self.level), self.tile.owned(self.level)
-        if not self.sums:
-            self.sums = [MomentSums(features.shape[1], features.device) for _ in self.maps]
-        for sums, mask in zip(self.sums, self.maps, strict=True):
-            own = None if mask is None else mask[:, :, *owned].to(features.device)  # (1, 1, h, w)
-            sums.add(features[:, :, *inside], own, self.runtime)
+    grid = make_grid(height, width, tile or max(height, width), reach_of(network, names)) if names and masks else ()
+    for part in grid:
+        backbone.read(cut(image, part).to(runtime.device).contiguous(), names, partial(add, part))
+    return {
+        name: {
+            region: own.moments(total)
+            for region, own, total in zip(masks, sums.get(name, ()), guided[name].totals, strict=True)
+            if total > 0
+        }
+        for name in names
+    }

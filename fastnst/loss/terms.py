@@ -41,11 +41,21 @@ content is transparent nothing counts: with `a` its alpha at a layer, content = 
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from fastnst.options.options import Options
+from fastnst.errors import RangeError
+
+
+def check_weights(what: str, weights: Iterable[float]) -> None:
+    """Raises RangeError where one of the weights that are made of the style's `what` is 0 or not finite."""
+    if not all(0 < weight < math.inf for weight in weights):
+        raise RangeError(
+            f"the style's {what} out of float32's range; check the network's weights, and lower the weights of the "
+            "style layers"
+        )
 
 
 def content_factor(form: str, energy: float, count: int) -> float:
@@ -81,22 +91,6 @@ class Loss:
     style: Tensor
     tv: Tensor
     check: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Variation:
-    """The total variation of the image, of a `kind` of `fastnst_kernels.total_variation`: the term is `factor` times
-    it, and the total has `weight` times it."""
-
-    kind: str
-    factor: float
-    weight: float
-
-
-def variation_of(options: Options, height: int, width: int) -> Variation:
-    """The variation of an image of `height` × `width` pixels."""
-    factor = float(height * width) if options.tv_reduction == "sum" else 1.0
-    return Variation(options.tv_kind, factor, options.tv_weight * factor)
 
 
 def seam_variation(image: Tensor, gradient: Tensor | None = None, weight: float = 0.0, kind: str = "squared") -> Tensor:

@@ -8,6 +8,7 @@ shares mix those of several styles, and masks those of regions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from fastnst.loss.masks import Guidance, StyleRegions
 from fastnst.loss.moments import chunks
 from fastnst.loss.statistics import Moments
-from fastnst.loss.targets import image_moments, style_backbone
+from fastnst.loss.targets import image_moments, in_regions, style_backbone
 from fastnst.network.backbone import Backbone
 from fastnst.network.runtime import Runtime
 from fastnst.network.tiles import Window, levels_of
@@ -61,21 +62,15 @@ def feature_transforms(
     image: (1, 3, H, W) float32 RGB in 0…1, what is transformed; `guidance` has its regions.
     styles, regions, tile: as for `style_targets`.
     """
-    regions = regions or [dict.fromkeys(range(len(styles)))]
-    ours = image_moments(
-        backbone, image, dict(enumerate(guidance.regions)), layers, options.network, runtime, tile=tile
-    )
-    theirs, style_network = [], style_backbone(backbone, options)
-    for index, (style, _) in enumerate(styles):
-        members = {region: own[index] for region, own in enumerate(regions) if index in own}
-        theirs.append(image_moments(style_network, style, members, layers, options.network, runtime, tile=tile))
+    summed = partial(image_moments, names=layers, network=options.network, runtime=runtime, tile=tile)
+    ours = summed(backbone, image, dict(enumerate(guidance.regions)))
+    theirs = in_regions(styles, regions, layers, partial(summed, style_backbone(backbone, options)))
     maps = guidance.at(levels_of(options.network, layers), runtime.device)
     transforms = {}
     for name in layers:
         moves = []
-        for region, masks in enumerate(regions):
-            known = [(theirs[index][name].get(region), styles[index][1]) for index in masks]
-            shares = [(moments, share) for moments, share in known if moments is not None and share > 0]
+        for region, pairs in enumerate(theirs[name]):
+            shares = [(moments, share) for moments, share in pairs if share > 0]
             if region in ours[name] and shares:
                 moves.append((*_move(ours[name][region], shares, options), maps[name].maps[region]))
         transforms[name] = FeatureTransform(moves)

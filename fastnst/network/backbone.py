@@ -4,9 +4,9 @@ Forward and backward are written out rather than left to autograd: what the way 
 GPU one bit for each activation that no tap wants, and no gradient is computed but the image's.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,13 +23,12 @@ from fastnst.network.runtime import Runtime
 from fastnst.network.weights import Weights
 
 
-class Tap(ABC):
-    """An observer of a layer: it is given the layer's features, and on the way back adds to their gradient. One of a
-    forward pass alone has no more than `forward`."""
+class Tap:
+    """An observer of a layer: it is given the layer's features, and on the way back adds to their gradient."""
 
     @property
     def wanted(self) -> str | None:
-        """The precision of the sums F Fᵀ, if `forward` makes them and a layer has them for less as it writes F."""
+        """The precision of the sums F Fᵀ, if `forward` needs them and a layer has them for less as it writes F."""
         return None
 
     @property
@@ -41,18 +40,25 @@ class Tap(ABC):
         """The style's term of the gradient, once it is known."""
         return None
 
-    @abstractmethod
-    def forward(self, features: Tensor) -> None:
-        """Reads the layer's features, (1, C, H, W), which the network writes over later: a tap keeps copies."""
-
-    def forward_summed(self, features: Tensor, sums: Tensor) -> None:
-        """Does what `forward` does where the layer made the sums that are `wanted`."""
-        raise FastnstError("a tap that wants no sums was given some")
+    def forward(self, features: Tensor, sums: Tensor | None) -> None:
+        """Reads the layer's features, (1, C, H, W), which the network writes over later: a tap keeps copies. `sums` are
+        those that are `wanted`, where the layer made them."""
+        raise NotImplementedError
 
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
         """Writes the gradient of the features into `gradient`, (1, C, H, W), or with `accumulate` adds it to what the
         layers above left there. With `relu` the sum is the gradient before the ReLU: zero where the features are."""
         raise FastnstError("a tap of a forward pass alone has no gradient")
+
+
+@dataclass
+class _Reading(Tap):
+    """A tap of a forward pass alone, which gives the features to `read`."""
+
+    read: Callable[[Tensor], None]
+
+    def forward(self, features: Tensor, sums: Tensor | None) -> None:
+        self.read(features)
 
 
 class Trace(NamedTuple):
@@ -75,6 +81,10 @@ class Backbone:
     layers: Layers
     preprocessing: Preprocessing
     backend: str
+
+    def read(self, image: Tensor, names: Iterable[str], read: Callable[[str, Tensor], None]) -> None:
+        """Runs the network over `image`, and gives `read` each of the layers `names` with its features: see `Tap`."""
+        self.forward(image, {name: _Reading(partial(read, name)) for name in names})
 
     def forward(self, image: Tensor, taps: Mapping[str, Tap], *, record: bool = False) -> list[Trace]:
         """Runs the network over `image`, and gives each tapped layer's features to its tap, in order.
@@ -109,10 +119,7 @@ class Backbone:
                 (features, kept), sums = self.layers.forward(step, features, record=is_kept), None
             traces.append(Trace(features if is_seen and record else None, kept, shape))
             if tapped:
-                if sums is None:
-                    taps[name].forward(features)
-                else:
-                    taps[name].forward_summed(features, sums)
+                taps[name].forward(features, sums)
                 waiting.remove(name)
         return traces
 

@@ -53,12 +53,13 @@ class OneDnn(Torch):
         return result
 
 
-class Winograd:
+class Winograd(Torch):
     """NNPACK's convolutions in float32; `winograd.available` says where they are to be had."""
 
-    device = torch.device("cpu")
     channels_last = False
-    dtype = torch.float32
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"), torch.float32)
 
     def pack(self, weight: Tensor) -> Tensor:
         return weight.contiguous()

@@ -6,6 +6,7 @@ weights, layer names and preprocessing, for batches, autocast and torch.compile.
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -86,14 +87,11 @@ class FeatureExtractor(Frozen):
         """The features of some of the layers, by their canonical names; it computes nothing beyond them."""
         kept: dict[str, Tensor] = {}
 
-        def keep(name: str) -> Tap:
-            def tap(features: Tensor) -> Tensor:
-                kept[name] = features
-                return features
+        def keep(name: str, features: Tensor) -> Tensor:
+            kept[name] = features
+            return features
 
-            return tap
-
-        self.through(images, {name: keep(name) for name in layers})
+        self.through(images, {name: partial(keep, name) for name in layers})
         return kept
 
     def through(self, images: Tensor, taps: Mapping[str, Tap]) -> None:

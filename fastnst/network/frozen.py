@@ -1,6 +1,7 @@
 """A module with tensors that are never trained: the weights of a frozen network, the targets of a loss."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -34,43 +35,25 @@ class Frozen(nn.Module):
         tensor: Tensor = getattr(self, name)
         return tensor
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, tensor in self._present():
-            with torch.no_grad():
-                setattr(self, name, fn(tensor))
+    @contextmanager
+    def _as_buffers(self, *, saved: bool = False) -> Iterator[None]:
+        """Within it the kept tensors, or the saved ones among them, are buffers, with which torch knows what to do."""
+        names = [name for name, is_saved in self._kept.items() if is_saved or not saved]
+        self._buffers.update((name, vars(self).pop(name)) for name in names)
+        try:
+            yield
+        finally:
+            vars(self).update((name, self._buffers.pop(name)) for name in names)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        with self._as_buffers():
+            super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
         return self
 
-    def _present(self, saved: bool = False) -> list[tuple[str, Tensor]]:
-        kept = [(name, getattr(self, name)) for name, is_saved in self._kept.items() if is_saved or not saved]
-        return [(name, tensor) for name, tensor in kept if tensor is not None]
+    def _save_to_state_dict(self, *args: Any) -> None:
+        with self._as_buffers(saved=True):
+            super()._save_to_state_dict(*args)
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name, tensor in self._present(saved=True):
-            destination[prefix + name] = tensor
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        present = dict(self._present(saved=True))
-        given = {name: state_dict.pop(prefix + name) for name in present if prefix + name in state_dict}
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        missing_keys += [prefix + name for name in present if name not in given] if strict else []
-        for name, value in given.items():
-            if value.shape != present[name].shape:
-                error_msgs.append(
-                    f"{prefix}{name} is {tuple(value.shape)} in the checkpoint and {tuple(present[name].shape)} here"
-                )
-            else:
-                with torch.no_grad():
-                    present[name].copy_(value)
+    def _load_from_state_dict(self, *args: Any) -> None:
+        with self._as_buffers(saved=True):
+            super()._load_from_state_dict(*args)

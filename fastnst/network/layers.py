@@ -8,7 +8,6 @@ machine without Triton's kernels, which keep the features.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -43,22 +42,9 @@ class Pool:
 Layer = Convolution | Pool
 
 
-class Convolver(Protocol):
-    """A library's 3×3 convolution, for maps in `dtype` whose memory format `channels_last` says."""
-
-    device: torch.device
-    dtype: torch.dtype
-    channels_last: bool
-
-    def pack(self, weight: Tensor) -> Tensor:
-        """The weight (K, C, 3, 3), float32, as calls take it; its shape stays."""
-
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
-        """The convolution of `x`, (1, C, H, W), with 0, 1 or 2 rows and columns of zeros around it."""
-
-
 class Torch:
-    """Torch's own convolutions on any device. Nothing is read back to the host, so that a step can be captured."""
+    """Torch's own 3×3 convolutions, for maps in `dtype` whose memory format `channels_last` says, on any device; other
+    libraries' are made of it. Nothing is read back to the host, so that a step can be captured."""
 
     channels_last = True
 
@@ -67,9 +53,11 @@ class Torch:
         self.dtype = dtype
 
     def pack(self, weight: Tensor) -> Tensor:
+        """The weight (K, C, 3, 3), float32, as calls take it; its shape stays."""
         return weight.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
+        """The convolution of `x`, (1, C, H, W), with 0, 1 or 2 rows and columns of zeros around it."""
         y = F.conv2d(x, weight, None if bias is None else bias.to(x.dtype), padding=padding)
         # MIOpen, and torch without cuDNN, answer in planes.
         y = y.contiguous(memory_format=torch.channels_last)
@@ -79,7 +67,7 @@ class Torch:
 class Layers(ABC):
     """A way to run the layers, with the convolutions of `convolver`, on maps (1, C, H, W) as it takes them."""
 
-    def __init__(self, convolver: Convolver) -> None:
+    def __init__(self, convolver: Torch) -> None:
         self.convolver = convolver
         self.dtype, self.channels_last = convolver.dtype, convolver.channels_last
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -90,13 +90,10 @@ def machine() -> str:
     return ", ".join([cpu_name(), torch.backends.cpu.get_cpu_capability(), f"torch {torch.__version__}", *limits])
 
 
-def _arithmetics() -> dict[str, Callable[[], Layers]]:
-    ways: dict[str, Callable[[], Layers]] = {
-        "fp32": lambda: CpuLayers(OneDnn(torch.float32)),
-        "bf16": lambda: CpuLayers(OneDnn(torch.bfloat16)),
-    }
+def _arithmetics() -> dict[str, Layers]:
+    ways: dict[str, Layers] = {"fp32": CpuLayers(OneDnn(torch.float32)), "bf16": CpuLayers(OneDnn(torch.bfloat16))}
     if winograd.available():
-        ways["winograd"] = lambda: CpuLayers(Winograd())
+        ways["winograd"] = CpuLayers(Winograd())
     return ways
 
 
@@ -104,7 +101,7 @@ def _arithmetics() -> dict[str, Callable[[], Layers]]:
 @float32_products(tf32=False)
 def _measured() -> dict[str, float]:
     """A trial, whatever modes and settings of torch the caller has."""
-    cpu, ways = torch.device("cpu"), {name: make() for name, make in _arithmetics().items()}
+    cpu, ways = torch.device("cpu"), _arithmetics()
     glances = {name: layer_seconds(layers, cpu, 64, None, side=_GLANCE_SIDE) for name, layers in ways.items()}
     hopeless = _HOPELESS * min(glances.values())
     seconds = {name: glance / _giga_operations(64, _GLANCE_SIDE) for name, glance in glances.items()}

@@ -172,34 +172,37 @@ def _convolutions(network: str, taps: tuple[str, ...] | None) -> list[Layer]:
 
 
 def _imagenet(network: str, convolutions: Sequence[Layer], progress: bool) -> Weights:
-    if (local := _local_imagenet(network, convolutions)) is not None:
-        return local
+    """The weights from our cache, or from torch's or a download, which fill ours."""
+    stem = f"{network}-{CHECKPOINTS[network]}"
+    cached = cache_folder() / f"{stem}.safetensors"
+    if (weights := _from_cache(cached, network, convolutions)) is not None:
+        return weights
+    checkpoint = Path(torch.hub.get_dir()) / "checkpoints" / f"{stem}.pth"
+    if _is_whole(checkpoint, CHECKPOINTS[network]):
+        return _from_torchvision(checkpoint, cached, network, convolutions)
+    url = f"{(os.environ.get('FASTNST_WEIGHTS_URL') or _BASE_URL).rstrip('/')}/{stem}.pth"
     if os.environ.get("FASTNST_OFFLINE", "") not in ("", "0"):
         raise WeightsError(
             f"the ImageNet weights of {network} are not in {cache_folder()} and FASTNST_OFFLINE is set; "
-            f"unset it, or download {_url(network)} elsewhere and pass its path"
+            f"unset it, or download {url} elsewhere and pass its path"
         )
-    return _downloaded_imagenet(network, convolutions, progress)
+    checkpoint = cached.with_suffix(".pth")
+    with _lock(checkpoint.with_suffix(".lock"), progress):
+        # Another process may have finished it while this one waited.
+        if (weights := _from_cache(cached, network, convolutions)) is not None:
+            return weights
+        try:
+            # Only a process that was killed leaves these.
+            for left in cached.parent.glob(f"{checkpoint.name}*"):
+                left.unlink()
+            _download(url, checkpoint, CHECKPOINTS[network], progress)
+            return _from_torchvision(checkpoint, cached, network, convolutions)
+        finally:
+            for left in (checkpoint, checkpoint.with_name(f"{checkpoint.name}.partial")):
+                left.unlink(missing_ok=True)
 
 
-def _local_imagenet(network: str, convolutions: Sequence[Layer]) -> Weights | None:
-    if (cached := _cached_imagenet(network, convolutions)) is not None:
-        return cached
-    checkpoint = Path(torch.hub.get_dir()) / "checkpoints" / f"{_checkpoint_stem(network)}.pth"
-    try:
-        if not checkpoint.is_file():
-            return None
-        if _sha256_of(checkpoint).startswith(CHECKPOINTS[network]):
-            return _from_torchvision(checkpoint, network, convolutions)
-        reason = "its SHA-256 is not the one in its name"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    warn(f"{checkpoint} is ignored: {reason}; delete it", level=3)
-    return None
-
-
-def _cached_imagenet(network: str, convolutions: Sequence[Layer]) -> Weights | None:
-    cached = _cache_file(network)
+def _from_cache(cached: Path, network: str, convolutions: Sequence[Layer]) -> Weights | None:
     if not _exists(cached):
         return None
     try:
@@ -213,22 +216,18 @@ def _cached_imagenet(network: str, convolutions: Sequence[Layer]) -> Weights | N
         return None
 
 
-def _downloaded_imagenet(network: str, convolutions: Sequence[Layer], progress: bool) -> Weights:
-    folder = cache_folder()
-    checkpoint = folder / f"{_checkpoint_stem(network)}.pth"
-    with _lock(checkpoint.with_suffix(".lock"), progress):
-        # Another process may have finished it while this one waited.
-        if (cached := _cached_imagenet(network, convolutions)) is not None:
-            return cached
-        try:
-            # Only a process that was killed leaves these.
-            for left in folder.glob(f"{checkpoint.name}*"):
-                left.unlink()
-            _download(_url(network), checkpoint, CHECKPOINTS[network], progress)
-            return _from_torchvision(checkpoint, network, convolutions)
-        finally:
-            for left in (checkpoint, checkpoint.with_name(f"{checkpoint.name}.partial")):
-                left.unlink(missing_ok=True)
+def _is_whole(checkpoint: Path, sha256_prefix: str) -> bool:
+    """True where torch has the checkpoint; a FastnstWarning says why a file of that name is ignored."""
+    try:
+        if not checkpoint.is_file():
+            return False
+        if _sha256_of(checkpoint).startswith(sha256_prefix):
+            return True
+        reason = "its SHA-256 is not the one in its name"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    warn(f"{checkpoint} is ignored: {reason}; delete it", level=3)
+    return False
 
 
 @contextmanager
@@ -292,12 +291,11 @@ def _download(url: str, path: Path, sha256_prefix: str, progress: bool) -> None:
     part.replace(path)
 
 
-def _from_torchvision(path: Path, network: str, convolutions: Sequence[Layer]) -> Weights:
+def _from_torchvision(checkpoint: Path, cached: Path, network: str, convolutions: Sequence[Layer]) -> Weights:
     """The weights in torchvision's checkpoint, all of whose convolutions are kept in our cache."""
-    file = open_weights(path, network, suffix=".pth")
+    file = open_weights(checkpoint, network, suffix=".pth")
     every = [layer for layer in _convolutions(network, None) if layer in convolutions or file.has(layer)]
     tensors = read_convolutions(file, every)
-    cached = _cache_file(network)
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         save_weights(cached, network, tensors, file.preprocessing)
@@ -308,19 +306,6 @@ def _from_torchvision(path: Path, network: str, convolutions: Sequence[Layer]) -
         f"{layer.name}.{kind}": tensors[f"{layer.name}.{kind}"] for layer in convolutions for kind in ("weight", "bias")
     }
     return _weights("imagenet", network, wanted, file.preprocessing)
-
-
-def _checkpoint_stem(network: str) -> str:
-    return f"{network}-{CHECKPOINTS[network]}"
-
-
-def _cache_file(network: str) -> Path:
-    return cache_folder() / f"{_checkpoint_stem(network)}.safetensors"
-
-
-def _url(network: str) -> str:
-    base = os.environ.get("FASTNST_WEIGHTS_URL") or _BASE_URL
-    return f"{base.rstrip('/')}/{_checkpoint_stem(network)}.pth"
 
 
 def _digest_file(path: Path) -> Path:
@@ -338,7 +323,7 @@ def _check_digest(path: Path, network: str) -> None:
 
     What cannot be read is told by those who read it.
     """
-    expected = CHECKPOINTS[network] if path.name == f"{_checkpoint_stem(network)}.pth" else ""
+    expected = CHECKPOINTS[network] if path.name == f"{network}-{CHECKPOINTS[network]}.pth" else ""
     with suppress(OSError, ValueError):
         expected = (_digest_file(path).read_text(encoding="ascii").split() or ["none"])[0].lower()
     with suppress(OSError):

@@ -80,13 +80,8 @@ class WeightsFile:
 
 
 def open_weights(path: Path, network: str, *, suffix: str | None = None) -> WeightsFile:
-    """Opens a weights file of `network` and tells its preprocessing by the names in it.
+    """Opens a weights file of `network` and tells its preprocessing by the names in it, as `load_weights` says.
 
-    - `features.0.weight` (torchvision; also inside `state_dict`, or with `module.` in the names): `IMAGENET`.
-    - `conv1_1.weight` (the Caffe model of Gatys et al.): `CAFFE`.
-    - a file of `save_weights` declares its own.
-
-    `.pth` and `.pt` are read by `torch.load(weights_only=True)`: plain tensors only, nothing in them is executed.
     `suffix` is the file's type where its name does not end in it.
 
     Raises WeightsError if the file is missing, not a regular file, unreadable, of an unknown type, empty, truncated,
@@ -121,12 +116,7 @@ def read_convolutions(file: WeightsFile, layers: Iterable[Layer]) -> dict[str, t
     The tensors are copies, independent of the file. Raises WeightsError if one is missing, of the wrong shape, not
     plain floating-point values, or has values that are not finite in float32.
     """
-    tensors = {}
-    for layer in layers:
-        weight_shape = (layer.out_channels, layer.in_channels, 3, 3)
-        tensors[f"{layer.name}.weight"] = _checked_tensor(file, layer, "weight", weight_shape)
-        tensors[f"{layer.name}.bias"] = _checked_tensor(file, layer, "bias", (layer.out_channels,))
-    return tensors
+    return {f"{layer.name}.{kind}": _tensor(file, layer, kind) for layer in layers for kind in ("weight", "bias")}
 
 
 def save_weights(
@@ -237,8 +227,9 @@ def _declared_preprocessing(path: Path, metadata: Mapping[str, str]) -> Preproce
     return Preprocessing((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), scale, bgr)
 
 
-def _checked_tensor(file: WeightsFile, layer: Layer, kind: str, shape: tuple[int, ...]) -> torch.Tensor:
+def _tensor(file: WeightsFile, layer: Layer, kind: str) -> torch.Tensor:
     name = f"{file.prefixes[layer.name]}.{kind}"
+    shape = (layer.out_channels, layer.in_channels, 3, 3)[: 4 if kind == "weight" else 1]
     where = f"{kind} of {layer.name} in {file.network}"
     if name not in file.keys:
         raise WeightsError(f"weights file {file.path} lacks {name} ({where}); pass a complete {file.network} file")

@@ -3,7 +3,6 @@ the inverse Hessian of each band, from what pairs of steps have shown."""
 
 import math
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,23 +17,6 @@ MOST_CONTRAST = 10.0
 # Brightness, red against blue, and green against both.
 OPPONENTS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 _BLOCKS = 128
-
-
-class Basis(Protocol):
-    """An isometry from pictures (1, C, H, W) to blocks (channels, blocks, length), each block within one band.
-
-    Blocks are filled up with zeros. `band` is each block's, (blocks,) int64.
-    """
-
-    channels: int
-    bands: int
-    band: Tensor
-    length: int
-
-    def to_blocks(self, picture: Tensor) -> Tensor: ...
-
-    def to_picture(self, blocks: Tensor, like: Tensor) -> Tensor:
-        """A new picture of the layout of `like`."""
 
 
 class Pixels:
@@ -98,6 +80,11 @@ class RadialBands:
         picture = torch.empty_like(like)
         picture.copy_(torch.fft.irfft2(spectrum, s=(self._height, self._width), norm="ortho")[None])
         return picture
+
+
+Basis = Pixels | RadialBands
+"""An isometry from pictures (1, C, H, W) to blocks (channels, blocks, length), each within one band and filled up with
+zeros, and back to a new picture of the layout of `like`. `band` is each block's, (blocks,) int64."""
 
 
 def radial_places(height: int, width: int, bands: int = MOST_BANDS) -> tuple[Numbers, Numbers]:

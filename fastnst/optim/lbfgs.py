@@ -79,17 +79,18 @@ class LBFGS:
             self._basis = RadialBands(image) if self.hessian == "bands" else Pixels(image)
         basis = self._basis
         g = basis.to_blocks(gradient)
-        if self._pairs is None and self._saved:
-            self._restore(image, g, basis)
         if self._pairs is None:
-            self._pairs = self._history(g, basis)
-            direction = self._descent(g)
-            self._pairs.begin(direction, g)
-            if self.line_search != "none" and loss is not None:
-                self._line = _Line(image, g)
-                self._line.begin(image, direction, loss, g)
-            image += basis.to_picture(direction, image)
-        elif self._line is None or loss is None:
+            self._pairs = History(g, self.history, self.history_dtype or g.dtype, basis)
+            self._line = None if self.line_search == "none" else _Line(image, g)
+            if not self._take_over(self.live_state()):
+                direction = self._descent(g)
+                self._pairs.begin(direction, g)
+                if self._line is not None and loss is not None:
+                    always = torch.ones((), dtype=torch.bool, device=g.device)
+                    self._line.follow(image, direction, loss=loss, g=g, taken=always)
+                image += basis.to_picture(direction, image)
+                return
+        if self._line is None or loss is None:
             direction = self._quasi_newton(self._pairs.inverse_times(g), image)
             self._pairs.begin(direction, g)
             image += basis.to_picture(direction, image)
@@ -167,12 +168,6 @@ class LBFGS:
         self._basis = self._pairs = self._line = self._fused = None
         self._saved = dict(state)
 
-    def _restore(self, image: Tensor, g: Tensor, basis: Basis) -> None:
-        pairs = self._history(g, basis)
-        line = _Line(image, g) if self.line_search != "none" else None
-        if self._take_over({**pairs.tensors(), **({} if line is None else line.tensors())}):
-            self._pairs, self._line = pairs, line
-
     def _take_over(self, tensors: Mapping[str, Tensor]) -> bool:
         """Copies what was saved, if there is something and it is of the same kind, into `tensors`."""
         saved, self._saved = self._saved, {}
@@ -180,9 +175,6 @@ class LBFGS:
         for name, value in saved.items() if fits else ():
             tensors[name].copy_(value)
         return fits and bool(saved)
-
-    def _history(self, like: Tensor, basis: Basis) -> History:
-        return History(like, self.history, self.history_dtype or like.dtype, basis)
 
 
 class _Line:
@@ -195,11 +187,6 @@ class _Line:
     @property
     def length(self) -> Tensor:
         return self._search.length
-
-    def begin(self, image: Tensor, direction: Tensor, loss: Tensor, g: Tensor) -> None:
-        self.start.copy_(image)
-        self.direction.copy_(direction)
-        self._search.begin(loss, self._dot(direction, g))
 
     def judge(self, loss: Tensor, g: Tensor) -> Tensor:
         return self._search.judge(loss, self._dot(self.direction, g))

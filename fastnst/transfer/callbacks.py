@@ -39,10 +39,11 @@ _HELD_SECONDS = 1.5  # for the last frame of a movie, before a loop begins anew
 class Ready:
     """A callback that is also a context manager, which closes it at the end.
 
-    `lazy` says that it reads the image only while it is called, or can use a later one (see `Iterate`).
+    `lazy` says that it reads the image only while it is called, or can use a later one, as those here do (see
+    `Iterate`).
     """
 
-    lazy = False
+    lazy = True
 
     def __call__(self, iterate: Iterate) -> bool | None:
         raise NotImplementedError
@@ -121,8 +122,6 @@ class Preview(Ready):
     that of `Result.save`.
     """
 
-    lazy = True
-
     def __init__(self, path: str | os.PathLike[str], *, seconds: float = 1.0, **form: Unpack[Form]) -> None:
         check_output_path(path, **form)
         self._wait(seconds)
@@ -200,8 +199,6 @@ def _view() -> Callable[[Image.Image, str, float], None]:
 class Frames(Ready):
     """Writes the image of every n-th iteration to its own file: out_00050.png beside out.png (see `numbered_path`)."""
 
-    lazy = True
-
     def __init__(self, path: str | os.PathLike[str], *, every: int, **form: Unpack[Form]) -> None:
         self._path, self._every, self._form = Path(path), _Every(every), form
         check_output_path(numbered_path(self._path, every), **form)
@@ -223,8 +220,6 @@ class Movie(Ready):
     The frames are of the run's last scale, with a long edge of `longest_side` pixels at most; those before it are
     enlarged. `path` ends in .mp4 (with PyAV, `fastnst[movie]`), .gif or .webp, and is written by `close`.
     """
-
-    lazy = True
 
     def __init__(
         self,
@@ -302,8 +297,6 @@ def run_bar(**facts: Any) -> Any:
 class Progress(Ready):
     """Shows a progress bar in a terminal or a notebook, with the time that is left."""
 
-    lazy = True
-
     def __init__(self) -> None:
         self._bar: Any = None
 
@@ -322,8 +315,6 @@ class LossPlot(Ready):
 
     The plot has the records that the callback was called with; with `callback_every=1` these are all.
     """
-
-    lazy = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
@@ -349,8 +340,6 @@ class EarlyStop(Ready):
     a total loss of `below` the run stops at once. The option `tolerance` ends only one scale, and the next one begins.
     """
 
-    lazy = True
-
     def __init__(self, *, patience: int = 20, tolerance: float = 1e-3, below: float | None = None) -> None:
         _check_count("patience", patience, "evaluations")
         if not 0 <= tolerance <= 1:
@@ -375,8 +364,6 @@ class EarlyStop(Ready):
 class TensorBoard(Ready):
     """Writes the losses of each evaluation, and every n-th image, to TensorBoard's files; needs
     `fastnst[tensorboard]`."""
-
-    lazy = True
 
     def __init__(self, folder: str | os.PathLike[str], *, images_every: int = 25) -> None:
         if importlib.util.find_spec("tensorboard") is None:

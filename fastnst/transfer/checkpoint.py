@@ -33,14 +33,14 @@ class CheckpointError(FastnstError):
 
 
 @contextlib.contextmanager
-def _of_a_run() -> Iterator[None]:
+def _of_a_run(name: str = "the checkpoint") -> Iterator[None]:
     """Raises CheckpointError where the facts in the block are of other kinds than a run's."""
     try:
         yield
     except FastnstError:
         raise
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise CheckpointError("the checkpoint does not hold the facts of a run; start over") from error
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{name} does not hold the facts of a run; start over") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,15 +260,12 @@ def _load_run(path: Path, *, check: bool) -> SavedRun:
             f"checkpoint {path} has format {contents.get('format')!r}, and this version of fastnst reads {FORMAT}; "
             "continue with the version that wrote it, or start over"
         )
-    try:
+    with _of_a_run(f"checkpoint {path}"):
         facts = json.loads(contents["run"])
         facts["losses"] = tuple(LossRecord(**record) for record in facts["losses"])
         run = SavedRun(**facts, tensors=contents["tensors"], optimizer=contents["optimizer"])
-        sound = _is_sound(run)
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        sound = False
-    if not sound:
-        raise CheckpointError(f"checkpoint {path} does not hold the facts of a run; start over")
+        if not _is_sound(run):
+            raise ValueError(path)
     return run
 
 

@@ -259,8 +259,6 @@ class Replayed:
             self._capturable = False
             # Where the capture cannot end either, that is the later error.
             reason = str(error.__context__ or error).strip().splitlines()[0]
-            warn(
-                f"the iteration cannot be captured as a CUDA graph ({reason}); it runs uncaptured and more slowly",
-            )
+            warn(f"the iteration cannot be captured as a CUDA graph ({reason}); it runs uncaptured and more slowly")
             return None
         return graph

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from numbers import Integral
@@ -18,7 +18,7 @@ from fastnst.image.files import MAX_PIXELS, pictures_at
 from fastnst.image.picture import AnyPicture, Picture, StreamedPicture, opaque
 from fastnst.image.read import Source, open_picture
 from fastnst.image.resize import AtSizes, at_size, edge_beside, fitted_size, resize, warn_if_enlarged
-from fastnst.loss.masks import Region, load_regions, recorded_regions
+from fastnst.loss.masks import load_regions, recorded_regions
 from fastnst.loss.targets import style_shares
 from fastnst.loss.temporal import Coherence
 from fastnst.network.architecture import Preprocessing
@@ -55,10 +55,6 @@ class Canvas:
                     f"size {self.width}x{self.height} (width by height) is not possible; each side must be a whole "
                     f"number of 2 to {LONGEST} pixels"
                 )
-
-    @property
-    def long_edge(self) -> int:
-        return max(self.height, self.width)
 
     @property
     def picture(self) -> Picture:
@@ -111,8 +107,10 @@ def sized(options: Mapping[str, Any], content: Source | AnyPicture | Canvas) -> 
         return dict(options)
     size = parse_size(word)
     if not isinstance(size, int):
-        picture = opened(content, most_pixels(options))
-        size = edge_beside(size, (picture.height, picture.width), options.get("edge", "long"))
+        names = ("preset", "edge", "max_pixels")
+        known = resolve_options(**{name: options[name] for name in names if name in options})
+        picture = opened(content, known.max_pixels)
+        size = edge_beside(size, (picture.height, picture.width), known.edge)
     return {**options, "size": size}
 
 
@@ -204,10 +202,10 @@ class Inputs:
             # A side of the smaller of the two may be rounded by half a pixel.
             rounding = 1 + 1 / min(height, width, init.height, init.width)
             if max(factor, 1 / factor) > _STRETCH * rounding:
+                times = f"{factor:.2f} times in width" if factor > 1 else f"{1 / factor:.2f} times in height"
                 warn(
-                    f"init image {init.name!r} is {init.width}×{init.height} pixels, and is stretched "
-                    f"{_wider(factor)} to {last.size[1]}×{last.size[0]}; crop it to those proportions if you do not "
-                    "want that",
+                    f"init image {init.name!r} is {init.width}×{init.height} pixels, and is stretched {times} to "
+                    f"{last.size[1]}×{last.size[0]}; crop it to those proportions if you do not want that"
                 )
         for style in self.styles:
             warn_if_enlarged(style, style_size(style, last.edge, options))
@@ -242,10 +240,6 @@ def _load_styles(style: Styles, options: Options) -> list[AnyPicture]:
     return [opaque(each if isinstance(each, Picture | StreamedPicture) else read(each)) for each in sources]
 
 
-def _wider(factor: float) -> str:
-    return f"{factor:.2f} times in width" if factor > 1 else f"{1 / factor:.2f} times in height"
-
-
 def _named(picture: AnyPicture) -> dict[str, Any]:
     return {"name": picture.name, "sha256": picture.sha256, **picture.tags}
 
@@ -274,8 +268,8 @@ class Start:
 
     image: Tensor
     iterations: int
-    coherence: Coherence | None = None
-    curvature: Mapping[str, Tensor] = field(default_factory=dict)
+    coherence: Coherence
+    curvature: Mapping[str, Tensor]
 
 
 def style_size(style: AnyPicture | Canvas, edge: int, options: Options) -> tuple[int, int]:
@@ -310,19 +304,15 @@ def start_image(
     if init == "network":
         edge, blend = scale.edge * options.style_scale, network_shares(inputs.hashed)
         made = resize(first_picture(lambda size: content.at(size).rgb, size, edge, blend), size)
-        return _within(inputs.regions, made, content.at(size).rgb)[None]
+        if inputs.regions is not None:
+            # Beside the masks it is the content: no term would bring its pixels back there.
+            masks = [resize(region.content.values, size=size)[0] for region in inputs.regions]
+            made = torch.lerp(content.at(size).rgb, made, torch.stack(masks).sum(0).clamp(max=1))
+        return made[None]
     pictures = [at_size(style, style_size(style, scale.edge, options)) for style in styles]
     if init == "style-mean":
         return even_colour(mean_colour(pictures, inputs.shares), size, seed)[None]
     return recoloured(content.at(size), pictures, inputs.shares)[None]
-
-
-def _within(regions: Sequence[Region] | None, made: Tensor, content: Tensor) -> Tensor:
-    """`made` where the masks lie, and the content elsewhere, (3, H, W): no term would bring its pixels back there."""
-    if regions is None:
-        return made
-    masks = [resize(region.content.values, size=(made.shape[1], made.shape[2]))[0] for region in regions]
-    return torch.lerp(content, made, torch.stack(masks).sum(0).clamp(max=1))
 
 
 def recoloured(content: Picture, styles: Sequence[Picture], shares: Sequence[float]) -> Tensor:

@@ -1,7 +1,6 @@
 """The main path: pictures read and planned → network and targets → for each scale: optimise → result."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 from fastnst.errors import OptionError, RangeError, warn
 from fastnst.fork import check_fork
 from fastnst.image.colour import prepared as as_visible
-from fastnst.image.picture import AnyPicture, Picture
+from fastnst.image.picture import AnyPicture
 from fastnst.image.resize import AtSizes, at_size, resize, resize_wrapped
 from fastnst.loss.masks import StyleRegions, guidance_of, style_regions
 from fastnst.loss.networks import backbone_of
@@ -107,9 +106,7 @@ class Prepared:
             if not (is_first and self._options.precision == "auto" and self._runtime.precision == "fp16"):
                 raise
         self._stylizer.compute_in(without_overflow(self._runtime))
-        warn(
-            f"float16 cannot hold the values of the first image; the run continues in {self._runtime.precision}",
-        )
+        warn(f"float16 cannot hold the values of the first image; the run continues in {self._runtime.precision}")
         self.plans = [self._plan(scale) for scale in self.scales]
         self.kernels = self._building()
         return self._made(watch)
@@ -150,7 +147,7 @@ class Prepared:
             options,
             self._runtime,
             scale.size,
-            style_sizes=[style_size(style, scale.edge, options) for style in self._inputs.styles],
+            style_sizes=self._style_sizes(scale),
             network_is_loaded=self._stylizer.is_loaded,
             processes=self._ranks.size,
             sharers=self._ranks.sharers(self._runtime.device),
@@ -160,17 +157,16 @@ class Prepared:
         """The kernels of the run, which begin to be built; None where there are none, or another process does it."""
         if self._runtime.kernels != "triton" or self._ranks.local_rank > 0:
             return None
-        rehearsals = []
-        for scale, plan in zip(self.scales, self.plans, strict=True):
-            sizes = tuple(style_size(style, scale.edge, self._options) for style in self._inputs.styles)
-            rehearsals.append(Rehearsal(self._options_at(scale), self._runtime, plan, sizes))
+        rehearsals = [
+            Rehearsal(self._options_at(scale), self._runtime, plan, tuple(self._style_sizes(scale)))
+            for scale, plan in zip(self.scales, self.plans, strict=True)
+        ]
         return Building(rehearsals, self._runtime.device)
 
     def _begun(self, watch: Watch) -> Run:
         """The run with the image and the optimiser that it begins or goes on with."""
         saved, scales, device = self._saved, self.scales, self._runtime.device
         weights, _ = self._stylizer.loaded()
-        place = state_device(self._options, self._runtime)
         parameters = {
             **self.record,
             "weights": {"source": weights.source, "sha256": weights.sha256},
@@ -181,7 +177,13 @@ class Prepared:
         if device.type == "cpu" and self._options.precision == "auto":
             parameters["trial"] = trial.comparison()
         run = Run(parameters, self._places, watch, options=self._options, scales=scales, saved=saved, ranks=self._ranks)
-        if saved is None and self._start is None:
+        if saved is not None:
+            check_same_network(saved.parameters, parameters)
+            run.source = saved.tensors.get("source")
+            run.image, state = saved.tensors["image"], saved.optimizer
+        elif self._start is not None:
+            run.image, state = self._start.image, self._start.curvature
+        else:
             self._inputs.warn_of_scaling(scales, self._options)
             run.image = start_image(
                 self._inputs,
@@ -192,13 +194,7 @@ class Prepared:
                 preprocessing=weights.preprocessing,
             )
             return run
-        run.optimizer = make_optimizer(self._options, self._runtime)
-        if self._start is not None:
-            run.image, state = self._start.image, self._start.curvature
-        elif saved is not None:
-            check_same_network(saved.parameters, parameters)
-            run.source = saved.tensors.get("source")
-            run.image, state = saved.tensors["image"], saved.optimizer
+        run.optimizer, place = make_optimizer(self._options, self._runtime), state_device(self._options, self._runtime)
         run.optimizer.load_state_dict({name: x.to(place) for name, x in state.items()})
         if not self._rest:
             run.content = self._pictures.at(scales[-1].size)
@@ -219,39 +215,42 @@ class Prepared:
     def _optimise(self, run: Run, scale: Scale, plan: Plan) -> None:
         """One scale of the run. What it makes is as large as the image many times over, and dies with it."""
         runtime, options, (weights, backbone) = self._runtime, self._options_at(scale), self._stylizer.loaded()
-        content, visible = self._content_at(scale.size)
+        content = self._pictures.at(scale.size)
+        visible = content if self._visible is self._pictures else self._visible.at(scale.size)
+        for kept in (self._pictures, self._visible):
+            kept.drop(scale.size)
         resized = resize_wrapped if options.wraps else resize
         run.image = self._ranks.alike(resized(run.image.to(runtime.device), scale.size))
         guidance = guidance_of(self._inputs.regions, content.alpha, scale.size)
         target, style, transforms = visible.rgb[None], dict[str, StyleTarget](), None
-        if scale.layer is not None:
+        if scale.layer is None:
+            style = self._style(scale, plan.style_tile, plain=guidance.is_plain)
+            if run.optimizer is not None and self._start is None and not run.continues(scale):
+                run.optimizer = run.optimizer.rescaled(scale.size)
+        else:
             if not run.continues(scale):
                 self._begin_level(run, scale, target, self.scales[max(0, scale.index - 1)].size)
             target = target if run.source is None else run.source
             backbone = backbone_of(weights, options, runtime)
-            images = self._style_images(scale)
+            styles, regions = self._styles_at(scale, plain=guidance.is_plain)
             transforms = feature_transforms(
                 backbone,
                 target,
-                images,
+                styles,
                 self._options,
                 runtime,
                 layers=options.taps,
                 guidance=guidance,
-                regions=self._regions(images, plain=guidance.is_plain),
+                regions=regions,
                 tile=plan.style_tile or plan.tile,
             )
-            del images
-        else:
-            style = self._style(scale, plan.style_tile, plain=guidance.is_plain)
-        if scale.layer is None and run.optimizer is not None and self._start is None and not run.continues(scale):
-            run.optimizer = run.optimizer.rescaled(scale.size)
+            del styles, regions
         make = partial(Objective, backbone, target, style, options, runtime, guidance=guidance, transforms=transforms)
         is_fixed = options.tile == "none" or options.style_loss == "sliced"
         objective: Evaluation = FittingObjective(
             make, options, runtime, plan=plan, tile_is_fixed=is_fixed, ranks=self._ranks
         )
-        if self._start is not None and self._start.coherence is not None:
+        if self._start is not None:
             objective = Coherent(objective, self._start.coherence.on(runtime.device))
         fresh = partial(make_optimizer, options, runtime)
         descent = Descent(run.image, objective, fresh, optimizer=run.optimizer, average=options.average)
@@ -270,15 +269,15 @@ class Prepared:
             run.image = run.image + (content - resized(resized(content, before), scale.size)).to(run.image)
         run.optimizer, run.source = None, content if scale.index == 0 else run.image.clone()
 
-    def _style_images(self, scale: Scale) -> list[tuple[Tensor, float]]:
-        """The styles at the size that they have at a scale, (1, 3, H, W), and their shares."""
-        sizes = [style_size(style, scale.edge, self._options) for style in self._styles]
-        images = [at_size(style, size).rgb[None] for style, size in zip(self._styles, sizes, strict=True)]
-        return list(zip(images, self._inputs.shares, strict=True))
+    def _style_sizes(self, scale: Scale) -> list[tuple[int, int]]:
+        return [style_size(style, scale.edge, self._options) for style in self._inputs.styles]
 
-    def _regions(self, images: Sequence[tuple[Tensor, float]], *, plain: bool) -> StyleRegions | None:
-        sizes = [(image.shape[2], image.shape[3]) for image, _ in images]
-        return style_regions(self._inputs.regions, sizes, plain=plain)
+    def _styles_at(self, scale: Scale, *, plain: bool) -> tuple[list[tuple[Tensor, float]], StyleRegions | None]:
+        """The styles as they are at a scale, (1, 3, H, W), with their shares, and their regions."""
+        sizes = self._style_sizes(scale)
+        images = [at_size(style, size).rgb[None] for style, size in zip(self._styles, sizes, strict=True)]
+        regions = style_regions(self._inputs.regions, sizes, plain=plain)
+        return list(zip(images, self._inputs.shares, strict=True)), regions
 
     def _style(self, scale: Scale, tile: int | None, *, plain: bool) -> dict[str, StyleTarget]:
         """The targets of the styles at a scale, in tiles where there is one; `plain` where all of the content is one
@@ -286,23 +285,9 @@ class Prepared:
         is_given = all(style is own for style, own in zip(self._styles, self._inputs.styles, strict=True))
         if is_given and (scale.edge, plain) in self._stylizer.style_targets:
             return self._stylizer.style_targets[scale.edge, plain]
-        images, backbone = self._style_images(scale), self._stylizer.loaded()[1]
-        targets = style_targets(
-            style_backbone(backbone, self._options),
-            images,
-            self._options,
-            self._runtime,
-            regions=self._regions(images, plain=plain),
-            tile=tile,
-        )
+        backbone = style_backbone(self._stylizer.loaded()[1], self._options)
+        styles, regions = self._styles_at(scale, plain=plain)
+        targets = style_targets(backbone, styles, self._options, self._runtime, regions, tile=tile)
         if is_given:
             self._stylizer.style_targets[scale.edge, plain] = targets
         return targets
-
-    def _content_at(self, size: tuple[int, int]) -> tuple[Picture, Picture]:
-        """The content at the `size` of a scale, and as the network is shown it; they are not kept any longer."""
-        picture = self._pictures.at(size)
-        visible = picture if self._visible is self._pictures else self._visible.at(size)
-        for each in (self._pictures, self._visible):
-            each.drop(size)
-        return picture, visible

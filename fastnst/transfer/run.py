@@ -160,18 +160,12 @@ class Run:
         self._began = self._saved_at - (0.0 if saved is None else saved.seconds)
         # The record of the image that a scale ended with.
         self._final: LossRecord | None = None
-        # The steps of the scales before the present one, its own, and the index of its first record.
-        self._steps, self._done, self._first = 0, 0, 0
+        # The index of the present scale's first record, its steps so far, and those of the scales before it.
+        self._first, self._done, self._steps = 0, 0, 0
         # The next evaluation whose losses are read back, and whether time was up at the last: the leader says so.
         self._due, self._late = 0, False
         # The saved state inside of a scale.
-        self._inside: SavedRun | None = None
-        if saved is not None:
-            self._steps, self._done, self._first = saved.steps, saved.done, len(saved.losses) - saved.done - 1
-            if saved.finished:
-                self._steps += saved.done
-            else:
-                self._inside = saved
+        self._inside = None if saved is None or saved.finished else saved
 
     def continues(self, scale: Scale) -> bool:
         """True where the run was saved inside of this scale, and has not gone on from there yet."""
@@ -188,7 +182,10 @@ class Run:
             self._first, self._done = len(self.losses), 0
             descent.begin()
         else:
+            self._first, self._done = len(self.losses) - saved.done - 1, saved.done
             descent.restore(saved.tensors, saved.loss_exponent)
+        # Each scale before has a record for its first image and for each step.
+        self._steps = self._first - scale.index
         deadline = self._deadline(scale)
         every = self._watch.callback_every if self._watch.callback is not None else None
         pace = Pace(self.image.device, every, deadline, read=len(self.losses) - self._first)
@@ -250,9 +247,7 @@ class Run:
         is_due = time.perf_counter() - self._saved_at >= self._watch.checkpoint_every
         if ended or reason is not None or is_due:
             self._save(descent, scale, finished=ended)
-        if ended:
-            self._steps += self._done
-        elif reason is not None:
+        if reason is not None and not ended:
             self._settle(descent)
         self.stopped = reason
         return ended or reason is not None

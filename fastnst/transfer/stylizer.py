@@ -3,9 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -16,7 +14,6 @@ from fastnst_kernels import BlendedTarget
 from fastnst.fork import check_fork
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.read import Source
-from fastnst.image.resize import edge_beside
 from fastnst.loss.networks import Networks, weights_of
 from fastnst.loss.targets import StyleTarget, style_targets
 from fastnst.network.backbone import Backbone
@@ -29,7 +26,7 @@ from fastnst.options.presets import warn_of_other_network
 from fastnst.options.resolve import resolve_options, unsized_options
 from fastnst.plan.processes import Ranks
 from fastnst.transfer.checkpoint import SavedRun, load_run
-from fastnst.transfer.inputs import Canvas, Inputs, Start, Styles, opened
+from fastnst.transfer.inputs import Canvas, Inputs, Start, Styles, opened, sized
 from fastnst.transfer.prepared import Prepared
 from fastnst.transfer.result import Result
 from fastnst.transfer.run import ResumeValues, Watch, WatchValues, interruptible, watch_and_options
@@ -105,12 +102,10 @@ class Stylizer:
         networks: Networks | None = None,
         **options: Unpack[OptionValues],
     ) -> None:
-        # With a size that depends on the content: the stylizer of the last size.
-        self._given, self._last, self._size = options, self, parse_size(options.get("size", 0))
-        if isinstance(self._size, int):
-            self.options = resolve_options(**{**options, **({"size": self._size} if "size" in options else {})})
-        else:
-            self.options = unsized_options(options)
+        size = parse_size(options.get("size", 0))
+        self._is_sized = isinstance(size, int)
+        self._given: dict[str, Any] = {**options, "size": size} if self._is_sized and "size" in options else {**options}
+        self.options = resolve_options(**self._given) if self._is_sized else unsized_options(self._given)
         self.ranks = ranks or Ranks()
         runtime = resolve_runtime(self.options.device, self.options.precision, self.options.backend)
         self.runtime = replace(runtime, device=self.ranks.device(runtime.device))
@@ -147,23 +142,14 @@ class Stylizer:
         check_fork()
         with own_modes(self.runtime.device):
             content = opened(content, self.options.max_pixels)
-        if not isinstance(self._size, int):
-            return self._beside(self._size, content).prepare(content, saved, start=start)
-        if saved is not None and self.options.precision == "auto":
-            # A trial may end otherwise now.
-            self.compute_in(as_before(self.runtime, saved.parameters["device"], saved.parameters["precision"]))
-        with own_modes(self.runtime.device):
+            if not self._is_sized:
+                before, self.options = self.options, resolve_options(**sized(self._given, content))
+                if self.options.size != before.size:
+                    self.style_targets.clear()
+            if saved is not None and self.options.precision == "auto":
+                # A trial may end otherwise now.
+                self.compute_in(as_before(self.runtime, saved.parameters["device"], saved.parameters["precision"]))
             return Prepared(self, content, saved, start)
-
-    def _beside(self, size: Fraction | tuple[int, int], content: AnyPicture | Canvas) -> "Stylizer":
-        """A stylizer of the same styles with the `size` that is meant beside this content; the last one is kept."""
-        pixels = edge_beside(size, (content.height, content.width), self.options.edge)
-        if self._last is self or self._last.options.size != pixels:
-            other = copy(self)
-            other.options = resolve_options(**{**self._given, "size": pixels})
-            other._size, other.style_targets = pixels, {}
-            self._last = other._last = other
-        return self._last
 
     def compute_in(self, runtime: Runtime) -> None:
         """Goes on in another arithmetic, with the network and the targets anew."""
@@ -175,11 +161,6 @@ class Stylizer:
         """Loads the network now, not at the first call; a download shows its progress on a terminal."""
         with own_modes(self.runtime.device):
             self.loaded(progress and sys.stderr is not None and sys.stderr.isatty())
-
-    @property
-    def weights_sha256(self) -> str:
-        """The hash of the network's weights, which are loaded for it."""
-        return self.loaded()[0].sha256
 
     @property
     def is_loaded(self) -> bool:

@@ -18,7 +18,6 @@ from fastnst.network.architecture import PAPER_STYLE_LAYERS
 from fastnst.options.keywords import OptionValues, UnsizedValues
 from fastnst.options.resolve import resolve_options
 from fastnst.transfer.inputs import Canvas, Styles, most_pixels, parse_canvas
-from fastnst.transfer.prepared import Prepared
 from fastnst.transfer.result import Result
 from fastnst.transfer.run import WatchValues, watch_and_options
 from fastnst.transfer.stylizer import Stylizer, StylizeValues
@@ -70,7 +69,7 @@ def texture_options(canvas: Canvas, given: Mapping[str, Any], *, tileable: bool 
     weight = given.get("content_weight", 0)
     if weight != 0:
         raise OptionError(f"content weight {weight!r} has no effect on a texture, which has no content; leave it out")
-    own = {"preset": "texture", "init": "noise", "size": canvas.long_edge, "edge": "long"}
+    own = {"preset": "texture", "init": "noise", "size": max(canvas.height, canvas.width), "edge": "long"}
     tiling = {"padding": "circular"} if tileable else {}
     return {**own, **given, **tiling, "content_weight": 0.0}
 
@@ -188,11 +187,9 @@ def reconstruction_figure(
         raise OptionError(f"layers {layers!r} are not a list of layers; give several, such as conv1_1 and conv2_1")
     picture = _loaded(image, options)
     canvas = Canvas(picture.height, picture.width)
-    runs: deque[Prepared] = deque()
-    for count in range(len(names)):
-        runs.append(Stylizer(picture, **style_options(names[: count + 1], options)).prepare(canvas))
-    for name in names:
-        runs.append(Stylizer([], **content_options(name, options)).prepare(picture))
+    sets = [names[: count + 1] for count in range(len(names))]
+    runs = deque(Stylizer(picture, **style_options(names_so_far, options)).prepare(canvas) for names_so_far in sets)
+    runs += [Stylizer([], **content_options(name, options)).prepare(picture) for name in names]
     results = []
     while runs:
         # Each holds a network, which goes with it.

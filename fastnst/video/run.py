@@ -142,7 +142,7 @@ class Production:
         content, hashes = self._extract(masks)
         same = {
             "clip": content,
-            "weights": stylizer.weights_sha256,
+            "weights": stylizer.loaded()[0].sha256,
             "flow": self._motions.sha256(),
             "styles": [picture.sha256 for picture in self._studio.styles],
             "masks": [prepared.record["masks"] if not masks else None, hashes],
