@@ -20,7 +20,6 @@ libraries have computed a small image; "above" leaves out the weights, once.
 """
 
 import argparse
-import ctypes
 import gc
 import json
 import subprocess
@@ -46,7 +45,7 @@ from fastnst.network import trial
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.cpu import CpuLayers
 from fastnst.network.layers import Convolution
-from fastnst.network.runtime import Runtime, is_out_of_memory, resolve_runtime
+from fastnst.network.runtime import Runtime, give_back, is_out_of_memory, resolve_runtime
 from fastnst.network.settings import float32_products, timed_algorithms
 from fastnst.optim import make_optimizer
 from fastnst.options.resolve import resolve_options
@@ -340,7 +339,7 @@ def _restarted_peak(device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():
         # What was freed is given back first: it would be used again without a trace.
-        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
+        give_back()
         Path("/proc/self/clear_refs").write_text("5")
     return _peak(device)
 

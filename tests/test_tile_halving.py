@@ -101,3 +101,15 @@ def test_in_the_end_it_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     Failing(monkeypatch, "forward", set(range(1000)))
     with pytest.warns(FastnstWarning), pytest.raises(torch.OutOfMemoryError):
         objective.loss(IMAGE)
+
+
+@pytest.mark.parametrize("tile", ["none", 32])
+def test_the_heap_is_kept_small_where_the_plan_is_tight(tile: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr("fastnst.loss.objective.give_back", lambda: calls.append(None))
+    plan = plan_run(replace(OPTIONS, tile=tile), RUNTIME, SIZE)
+    make = partial(Objective, BACKBONE, CONTENT, TARGETS, OPTIONS, RUNTIME)
+    for limit, passes in ((2 * plan.peak_bytes, 0), (None, 0), (plan.peak_bytes, 2 * len(plan.grid))):
+        calls.clear()
+        check(FittingObjective(make, OPTIONS, RUNTIME, plan=replace(plan, limit_bytes=limit)))
+        assert len(calls) == passes

@@ -26,7 +26,7 @@ from fastnst.loss.targets import StyleTarget
 from fastnst.loss.terms import Loss, seam_variation
 from fastnst.loss.transforms import FeatureTransform
 from fastnst.network.backbone import Backbone, Trace
-from fastnst.network.runtime import Runtime
+from fastnst.network.runtime import Runtime, give_back
 from fastnst.network.tiles import TileGrid, add_crop, cut, levels_of, make_grid, reach_of
 from fastnst.options.options import Options
 
@@ -129,6 +129,7 @@ class Objective:
         content_is_kept: whether the content's features are kept, or computed anew in each pass.
         loss_scale: that of a run that goes on; None for a new one.
         share: the tiles of this process; None for all.
+        is_tight: give what is free of a CPU's heap back to the system before each pass over a tile.
         transforms: of content layers, whose content term is then of what they make of the content's features.
     """
 
@@ -147,6 +148,7 @@ class Objective:
         content_is_kept: bool = True,
         loss_scale: LossScale | None = None,
         share: Share | None = None,
+        is_tight: bool = False,
         transforms: Mapping[str, FeatureTransform] | None = None,
     ) -> None:
         height, width = content.shape[2:]
@@ -161,6 +163,7 @@ class Objective:
         self._is_whole = len(grid) == 1
         if is_sliced and (is_shared or not self._is_whole):
             raise FastnstError("sorted features cannot be summed in parts; use one process, without tiles")
+        self._is_tight = is_tight and runtime.device.type == "cpu"
         # What torch allocates to sort is its own affair.
         self.is_tiled = is_shared or not self._is_whole or is_sliced
         self.wraps, self.tv_kind = options.wraps, options.tv_kind
@@ -283,6 +286,9 @@ class Objective:
         }
 
     def _crop(self, image: Tensor, index: int) -> Tensor:
+        """What a pass sees of the image."""
+        if self._is_tight:
+            give_back()
         return image if self._is_whole else cut(image, self.content.tiles[index]).contiguous()
 
     def _terms(self) -> Tensor:

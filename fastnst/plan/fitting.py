@@ -79,6 +79,7 @@ class FittingObjective:
                         level="kept" if plan.level == WHOLE else plan.level,
                         redone_steps=plan.redone_steps,
                         content_is_kept=plan.content_is_kept,
+                        is_tight=plan.is_tight,
                     )
                     # All have made it, or all make it anew.
                     self._add_up(())

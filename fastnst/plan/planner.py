@@ -43,6 +43,8 @@ WHOLE = "whole"
 _IMAGES = 3
 # What is foreseen may be a little less than what is needed: tiles that leave some room are preferred.
 _SAFE = 0.95
+# From this part of the limit on the heap is kept small.
+_TIGHT = 0.7
 # Where nothing fits: so much over the least memory that there is, for fewer and larger tiles.
 _NEAR_LEAST = 1.02
 # Tile sizes that are tried: each about so much larger than the one before.
@@ -92,6 +94,11 @@ class Plan:
     def fits(self) -> bool:
         """True where the peak is within the limit, or there is none."""
         return self.limit_bytes is None or self.peak_bytes <= self.limit_bytes
+
+    @property
+    def is_tight(self) -> bool:
+        """True where what a CPU's heap keeps of freed maps, up to a third of the peak, might not fit."""
+        return self.limit_bytes is not None and self.peak_bytes > _TIGHT * self.limit_bytes
 
     @property
     def added_bytes(self) -> int:
