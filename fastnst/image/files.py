@@ -136,7 +136,7 @@ def check_apart(targets: Iterable[str | os.PathLike[str]], inputs: Iterable[obje
 
 
 def _identity(path: str | os.PathLike[str]) -> object:
-    """The same for two names of one file."""
+    """Identifies the file at a path: equal for two names of one file."""
     try:
         known = os.stat(path)  # noqa: PTH116 - Path("") would be the current directory
         return known.st_dev, known.st_ino

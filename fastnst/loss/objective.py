@@ -286,7 +286,7 @@ class Objective:
         }
 
     def _crop(self, image: Tensor, index: int) -> Tensor:
-        """What a pass sees of the image."""
+        """Cuts the tile `index`, with its halo, from the image for a pass over it: (1, 3, h, w)."""
         if self._is_tight:
             give_back()
         return image if self._is_whole else cut(image, self.content.tiles[index]).contiguous()

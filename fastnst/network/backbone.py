@@ -4,6 +4,7 @@ Forward and backward are written out rather than left to autograd: what the way 
 GPU one bit for each activation that no tap wants, and no gradient is computed but the image's.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +24,7 @@ from fastnst.network.runtime import Runtime
 from fastnst.network.weights import Weights
 
 
-class Tap:
+class Tap(ABC):
     """An observer of a layer: it is given the layer's features, and on the way back adds to their gradient."""
 
     @property
@@ -40,10 +41,10 @@ class Tap:
         """The style's term of the gradient, once it is known."""
         return None
 
+    @abstractmethod
     def forward(self, features: Tensor, sums: Tensor | None) -> None:
         """Reads the layer's features, (1, C, H, W), which the network writes over later: a tap keeps copies. `sums` are
         those that are `wanted`, where the layer made them."""
-        raise NotImplementedError
 
     def backward(self, features: Tensor, gradient: Tensor, *, accumulate: bool, relu: bool) -> None:
         """Writes the gradient of the features into `gradient`, (1, C, H, W), or with `accumulate` adds it to what the
