@@ -1,6 +1,5 @@
 """Limited-memory BFGS on device vectors, without a host round trip."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -139,11 +138,9 @@ class LBFGS:
 
     def rescaled(self, size: tuple[int, int]) -> "LBFGS":
         """One without pairs, for those of another scale are another function's, that begins with what is known of each
-        band. The loss is made of means over positions, so `H` is as much larger as there are more pixels."""
-        other, known, state = replace(self), self.curvature(), self.live_state()
+        band, as it is: by the ratio of the pixels, as for a mean, it would be larger, and runs end higher."""
+        other, known = replace(self), self.curvature()
         if "memory_both" in known and float(known["memory_both"]) > 0:
-            last = state["previous" if "previous" in state else "previous_gradient"]
-            known["h0"] *= 3 * math.prod(size) / last.numel()
             other.load_state_dict(known)
         return other
 
