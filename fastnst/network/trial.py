@@ -1,15 +1,14 @@
 """The quickest arithmetic of a CPU, found by a trial of the layers themselves: flags do not tell how a library runs.
 
 Two convolutions that stand for the network's, forward and back, are timed in each arithmetic. It takes half a second,
-once for a processor, a release of torch and what may be used of both: the figures are kept in the cache, and processes
-that begin together wait for those of the first, so that all compute alike.
+once for a processor, its threads, a release of torch and what may be used of them: the figures are kept in the cache,
+and processes that begin together wait for those of the first, so that all compute alike.
 """
 
 import json
-import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -87,7 +86,8 @@ def _kept(path: Path) -> dict[str, dict[str, float]]:
 def machine() -> str:
     """The name of all that a trial depends on."""
     limits = [f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ]
-    return ", ".join([cpu_name(), torch.backends.cpu.get_cpu_capability(), f"torch {torch.__version__}", *limits])
+    what = [cpu_name(), torch.backends.cpu.get_cpu_capability(), f"{torch.get_num_threads()} threads"]
+    return ", ".join([*what, f"torch {torch.__version__}", *limits])
 
 
 def _arithmetics() -> dict[str, Layers]:
@@ -102,33 +102,34 @@ def _arithmetics() -> dict[str, Layers]:
 def _measured() -> dict[str, float]:
     """A trial, whatever modes and settings of torch the caller has."""
     cpu, ways = torch.device("cpu"), _arithmetics()
-    glances = {name: layer_seconds(layers, cpu, 64, None, side=_GLANCE_SIDE) for name, layers in ways.items()}
-    hopeless = _HOPELESS * min(glances.values())
-    seconds = {name: glance / _giga_operations(64, _GLANCE_SIDE) for name, glance in glances.items()}
-    for name, layers in ways.items():
-        if glances[name] < hopeless:
-            seconds[name] = seconds_per_giga(layers, cpu, _SAMPLES)
-    return seconds
+    seconds = seconds_per_giga(ways, cpu, [(64, None, _GLANCE_SIDE, 1.0)])
+    hopeless = _HOPELESS * min(seconds.values())
+    hopeful = {name: layers for name, layers in ways.items() if seconds[name] < hopeless}
+    return {**seconds, **seconds_per_giga(hopeful, cpu, _SAMPLES)}
 
 
 def seconds_per_giga(
-    layers: Layers, device: torch.device, samples: Iterable[tuple[int, str | None, int, float]]
-) -> float:
-    """Seconds of 10⁹ operations, by samples of channels, the pool, the side of the map, and the share of all."""
-    return sum(
-        share * layer_seconds(layers, device, channels, pool, side=side) / _giga_operations(channels, side)
-        for channels, pool, side, share in samples
-    )
+    ways: Mapping[str, Layers], device: torch.device, samples: Iterable[tuple[int, str | None, int, float]]
+) -> dict[str, float]:
+    """Seconds of 10⁹ operations in each of the `ways`, by samples of channels, the pool, the side of the map, and the
+    share of all. They take turns, so that what else the machine does meets all alike, and the best of a few counts."""
+    seconds = dict.fromkeys(ways, 0.0)
+    for channels, pool, side, share in samples:
+        runs = {name: _layer_run(layers, device, channels, pool, side=side) for name, layers in ways.items()}
+        for run in runs.values():  # to get ready
+            run()
+        rounds = [{name: run() for name, run in runs.items()} for _ in range(_ATTEMPTS)]
+        for name in ways:
+            best = min(each[name] for each in rounds)
+            seconds[name] += share * best * 1e9 / (2 * 2 * 9 * channels**2 * side**2)
+    return seconds
 
 
-def _giga_operations(channels: int, side: int) -> float:
-    return 2 * 2 * 9 * channels**2 * side**2 / 1e9
-
-
-@torch.no_grad()
-def layer_seconds(layers: Layers, device: torch.device, channels: int, pool: str | None, *, side: int) -> float:
-    """Seconds of one convolution of `channels` to as many with its ReLU and pool, forward and back, on a map of `side`
-    × `side`: the best of a few, after one to get ready.
+def _layer_run(
+    layers: Layers, device: torch.device, channels: int, pool: str | None, *, side: int
+) -> Callable[[], float]:
+    """A convolution of `channels` to as many with its ReLU and pool, forward and back, on a map of `side` × `side`; it
+    gives the seconds that it took.
 
     A CPU's own are counted, spread over the threads but no less than the calling one's: on a busy machine the clock on
     the wall says little.
@@ -138,16 +139,17 @@ def layer_seconds(layers: Layers, device: torch.device, channels: int, pool: str
     layer = Convolution(weight, weight, layers.pack_bias(torch.zeros(channels, dtype=torch.float32)), pool, "zeros")
     image = noise((1, channels, side, side)).to(device, layers.dtype)
     image = image.contiguous(memory_format=torch.channels_last if layers.channels_last else torch.contiguous_format)
-    best = math.inf
-    for attempt in range(1 + _ATTEMPTS):
+
+    @torch.no_grad()
+    def run() -> float:
         synchronise(device)
         began = _clocks(device)
         features, record = layers.forward(layer, image, record=True)
         layers.backward(layer, torch.ones_like(features), record, image.shape)
         synchronise(device)
-        if attempt:
-            best = min(best, max(end - start for start, end in zip(began, _clocks(device), strict=True)))
-    return best
+        return max(end - start for start, end in zip(began, _clocks(device), strict=True))
+
+    return run
 
 
 def _clocks(device: torch.device) -> tuple[float, ...]:

@@ -44,4 +44,5 @@ def measure_rate(runtime: Runtime) -> float:
     on_gpu = runtime.device.type == "cuda"
     samples = [(channels, pool, gpu if on_gpu else cpu, share) for channels, pool, cpu, gpu, share in _SAMPLES]
     with float32_products(runtime.tf32):
-        return 1e9 / (_BESIDE * seconds_per_giga(make_layers(runtime), runtime.device, samples))
+        seconds = seconds_per_giga({runtime.precision: make_layers(runtime)}, runtime.device, samples)
+    return 1e9 / (_BESIDE * seconds[runtime.precision])
