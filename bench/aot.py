@@ -167,7 +167,7 @@ def _run_image(above: Tensor) -> None:
         # Pairs in the dtype of the map.
         image = torch.empty((1, 3, *above.shape[2:]), device="meta")
         pairs: dict[str, Any] = {"history": LBFGS_HISTORY, "dtype": above.dtype, "places": places}
-        FusedLBFGS(image, learning_rate=1.0, most=1.0, **pairs).step(image, image, (image, best))
+        FusedLBFGS(image, learning_rate=1.0, most=1.0, bounded=True, **pairs).step(image, image, (image, best))
 
 
 def _run_first(x: Tensor, precision: str) -> None:

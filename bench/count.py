@@ -59,6 +59,7 @@ _MOVES: Mapping[str, Mapping[str, Times]] = {
         **dict.fromkeys(("image", "weight", "bias", "gradient", "upstream", "difference"), 1),
         "partial": lambda on: (on["VARIATION"] + (on["divisor"] is not None)) / 2,
     },
+    "free": {"image": 1, "gradient": 1, "result": 1},
     # The newest y is written where none is read.
     "products": {
         **dict.fromkeys(("red", "green", "blue", "place", "pairs", "units", "partial"), 1),

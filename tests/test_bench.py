@@ -241,10 +241,10 @@ def test_an_iteration_launches_few_kernels_and_moves_few_bytes(capsys: pytest.Ca
 
     assert total("adam", "launches") <= 60
     assert total("adam", "bytes") <= 2_000e6
-    # Adam has two launches of its own, and either copies the best image.
+    # Adam has two launches of its own, and either copies the best image; L-BFGS takes one for the image's limits.
     assert total("lbfgs", "launches") - total("adam", "launches") + 2 <= 12
     adam = next(row["bytes"] for row in rows["adam"] if row["name"] == "adam")
-    assert total("lbfgs", "bytes") - total("adam", "bytes") + adam <= 740e6
+    assert total("lbfgs", "bytes") - total("adam", "bytes") + adam <= 740e6 + 3 * 4 * 3 * 1024**2
     assert sum(row["launches"] for row in rows["adam"] if row["of"] == "convolutions") == 24
 
 

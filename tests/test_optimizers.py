@@ -122,6 +122,29 @@ def test_lbfgs_carries_what_it_knows_of_the_bands_to_another_size() -> None:
     assert scalar.rescaled((96, 128)).live_state() == {}
 
 
+@pytest.mark.parametrize("line_search", ["none", "strong_wolfe"])
+@pytest.mark.parametrize("hessian", ["scalar", "bands"])
+def test_a_bounded_image_ends_lower_than_one_that_is_clamped_at_the_end(hessian: str, line_search: str) -> None:
+    matrix, vector = quadratic(192, condition=20)
+
+    def loss(image: Tensor) -> Tensor:
+        x = image.double().flatten()
+        return 0.5 * x @ matrix @ x - vector @ x
+
+    def moved(bounded: bool) -> Tensor:
+        image, optimizer = (
+            torch.full((1, 3, 8, 8), 0.5),
+            LBFGS(hessian=hessian, bounded=bounded, line_search=line_search),
+        )
+        for _ in range(60):
+            gradient = (matrix @ image.double().flatten() - vector).view_as(image)
+            optimizer.step(image, gradient.float(), loss(image))
+            assert not bounded or 0 <= float(image.min()) <= float(image.max()) <= 1
+        return image
+
+    assert loss(moved(True)) < loss(moved(False).clamp(0, 1))
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
     ("dtype", "history_dtype", "tolerance"),

@@ -252,6 +252,16 @@ def test_tiles_give_the_image_of_the_whole() -> None:
     assert max(differences) < 5e-3
 
 
+def test_the_loss_that_a_run_ends_with_is_that_of_its_picture() -> None:
+    # Black and white call for more than there is.
+    style = np.where(photo(1) > 127, 255, 0).astype(np.uint8)
+    options = {**SMALL, "precision": "fp32", "iterations": 12}
+    result = fastnst.stylize(photo(), style, **options)
+    assert result.tensor.min() == 0 or result.tensor.max() == 1
+    looked_at = fastnst.stylize(photo(), style, **{**options, "iterations": 1}, init=result.tensor)
+    assert looked_at.losses[0].total == pytest.approx(min(record.total for record in result.losses), rel=1e-5)
+
+
 def test_a_run_that_runs_out_of_memory_goes_on_in_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Objective.loss_and_gradient
     calls = []

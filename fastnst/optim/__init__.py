@@ -56,6 +56,7 @@ def make_optimizer(options: Options, runtime: Runtime) -> Optimizer:
         history=options.history,
         history_dtype=_HISTORY_DTYPES[kind],
         hessian=options.hessian,
+        bounded=options.hessian == "bands",
         line_search=options.line_search,
         backend=runtime.kernels,
     )

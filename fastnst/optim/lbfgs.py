@@ -43,6 +43,10 @@ class LBFGS:
     `history_dtype` is that of the pairs: the image's where None, or a 16-bit one, each vector then scaled by a power of
     two to fill its range. Memory: `2 · history` images of that dtype, and one of the image's.
 
+    A `bounded` image stays in 0…1: where it is at a limit, a gradient that points beyond counts as zero, and the image
+    is clamped after each step (gradient projection, Bertsekas 1982, with an `H` of all pixels). An image that is
+    clamped at the end alone loses there much of what it has won.
+
     With `line_search="strong_wolfe"` (and else "none") each call gets the loss too, and either takes the image as the
     end of a line, from which it starts the next, or moves the image to another point of the same line; see
     `fastnst.optim.line_search`. It keeps two more images.
@@ -55,6 +59,7 @@ class LBFGS:
     history: int = LBFGS_HISTORY
     history_dtype: torch.dtype | None = None
     hessian: str = "scalar"
+    bounded: bool = False
     line_search: str = "none"
     backend: str = "torch"
     _fused: FusedLBFGS | None = field(default=None, init=False)
@@ -74,6 +79,14 @@ class LBFGS:
             self._step_fused(image, gradient, best)
             return
         keep_best(image, best)
+        if self.bounded:
+            outward = ((image <= 0) & (gradient > 0)) | ((image >= 1) & (gradient < 0))
+            self._move(image, gradient.masked_fill(outward, 0), loss)
+            image.clamp_(0, 1)
+        else:
+            self._move(image, gradient, loss)
+
+    def _move(self, image: Tensor, gradient: Tensor, loss: Tensor | None) -> None:
         if self._basis is None:
             self._basis = RadialBands(image) if self.hessian == "bands" else Pixels(image)
         basis = self._basis
@@ -110,9 +123,10 @@ class LBFGS:
                 dtype=self.history_dtype or image.dtype,
                 places=radial_places(*image.shape[2:])[0] if self.hessian == "bands" else None,
                 most=MOST_MOVE,
+                bounded=self.bounded,
             )
             if not self._take_over(self._fused.tensors()):
-                self._fused.begin(gradient)
+                self._fused.begin(image, gradient)
         self._fused.step(image, gradient, best)
 
     def _search(self, pairs: History, line: "_Line", basis: Basis, *, image: Tensor, g: Tensor, loss: Tensor) -> None:

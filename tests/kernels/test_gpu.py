@@ -202,7 +202,7 @@ def test_a_captured_step_of_lbfgs_goes_on(places: Numbers | None) -> None:
         terms = {"learning_rate": 1.0, "history": 3, "dtype": torch.float16}
         fused = FusedLBFGS(image, places=places, most=0.02, **terms)
         gradient = image.square()
-        fused.begin(gradient)
+        fused.begin(image, gradient)
         return image, gradient, fused
 
     def advance(image: torch.Tensor, gradient: torch.Tensor, fused: FusedLBFGS) -> None:

@@ -18,7 +18,8 @@ class FusedLBFGS:
     As `fastnst.optim.LBFGS` without a line search does them, which says how they are made, but with a power-of-two unit
     for each block of 16-bit pairs. With `places`, the band (H, W // 2 + 1) of each frequency of a real transform, pairs
     are kept as spectra and H₀ is a matrix by band, and no step is longer than `most`, the root of the mean square over
-    the elements; without, H₀ is the latest pair's scalar, and the length is not limited.
+    the elements; without, H₀ is the latest pair's scalar, and the length is not limited. A `bounded` image stays
+    in 0…1: at a limit the gradient that points beyond is zero, and each step is clamped.
 
     `image` is (1, 3, H, W) float32, contiguous; `history` is at most `MOST_HISTORY`, `dtype` that of the pairs:
     float32, float16 or bfloat16. Needs triton.
@@ -33,10 +34,11 @@ class FusedLBFGS:
         dtype: torch.dtype,
         places: Numbers | None,
         most: float,
+        bounded: bool = False,
     ) -> None:
         # Imports triton.
         self._launches: Any = import_module("fastnst_kernels.lbfgs.launches")
-        self._rate, self._most = learning_rate, most
+        self._rate, self._most, self._bounded = learning_rate, most, bounded
         height, width = self._size = image.shape[2], image.shape[3]
         self.blocks = Blocks.of(height * width, places, self._launches.programs(image.device), image.device)
         self.state = State.fresh(self.blocks, history, dtype)
@@ -47,14 +49,20 @@ class FusedLBFGS:
             self._spectrum = spectrum.permute(1, 2, 0)
 
     @torch.no_grad()
-    def begin(self, gradient: Tensor) -> None:
+    def begin(self, image: Tensor, gradient: Tensor) -> None:
         """Before the first step: it is to be `learning_rate / ‖g‖₁` along `−g`."""
-        spectrum = gradient
+        spectrum = gradient = self._free(image, gradient)
         if self._spectrum is not None:
             both = torch.view_as_real(torch.fft.rfft2(gradient[0], norm="ortho"))
             spectrum = both * self._weights(both.shape[2])[:, None]
         size = spectrum.abs().sum().clamp_min(torch.finfo(gradient.dtype).tiny)
         self.state.h0.copy_(torch.eye(3, dtype=torch.float64, device=gradient.device) / size.double())
+
+    def _free(self, image: Tensor, gradient: Tensor) -> Tensor:
+        if not self._bounded:
+            return gradient
+        free: Tensor = self._launches.free(image, gradient.contiguous())
+        return free
 
     def _weights(self, columns: int) -> Tensor:
         weights = torch.full((columns,), 2**0.5, device=self.state.units.device)
@@ -68,10 +76,13 @@ class FusedLBFGS:
         """Moves `image` in place; nothing is read back to the host, and a CUDA graph can capture it. Before that
         the image is copied over the `best` one if it is better."""
         terms: dict[str, Any] = {"size": self._size, "rate": self._rate}
+        gradient = self._free(image, gradient)
         if self._spectrum is None:
             keep_best(image, best)
             channels = gradient.contiguous().view(3, -1).unbind()
             self._launches.direction(self.state, self.blocks, channels, image, **terms)
+            if self._bounded:
+                image.clamp_(0, 1)
             return
         rows = torch.fft.rfft(gradient[0])
         # Channel by channel, for torch copies before it transforms columns of several.
@@ -79,7 +90,8 @@ class FusedLBFGS:
         spectrum = torch.view_as_real(self._spectrum.permute(2, 0, 1))
         squares = self._launches.direction(self.state, self.blocks, columns, spectrum, **terms)
         picture = torch.fft.irfft2(self._spectrum, s=self._size, norm="forward")
-        self._launches.move(self.state, image, picture.contiguous(), squares, self._most, best)
+        limits: dict[str, Any] = {"most": self._most, "bounded": self._bounded}
+        self._launches.move(self.state, image, picture.contiguous(), squares, **limits, best=best)
 
     def tensors(self) -> dict[str, Tensor]:
         """The state itself, until the next step."""

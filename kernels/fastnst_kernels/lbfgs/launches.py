@@ -13,7 +13,13 @@ from fastnst_kernels.launch.heuristic import power_of_two
 from fastnst_kernels.launch.launch import Launch, launch_gpu, run
 from fastnst_kernels.lbfgs.state import BLOCK, Blocks, State
 from fastnst_kernels.lbfgs.triton_algebra import algebra_kernel
-from fastnst_kernels.lbfgs.triton_lbfgs import direction_kernel, move_kernel, products_kernel, reduce_kernel
+from fastnst_kernels.lbfgs.triton_lbfgs import (
+    direction_kernel,
+    free_kernel,
+    move_kernel,
+    products_kernel,
+    reduce_kernel,
+)
 
 _ROWS = 128
 _MOVED = 2048
@@ -22,6 +28,14 @@ _MOVED = 2048
 def programs(device: torch.device) -> int:
     """How many programs sum the products."""
     return 2 * launch_gpu(device).multiprocessors
+
+
+def free(image: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient of an image that stays in 0…1: zero where the image is at a limit and would go beyond."""
+    result = torch.empty_like(gradient)
+    arguments = {"image": image, "gradient": gradient, "result": result, "N": image.numel(), "BLOCK": _MOVED}
+    run(Launch(free_kernel, ceil(image.numel() / _MOVED), arguments), image.device)
+    return result
 
 
 def direction(
@@ -126,9 +140,18 @@ def _learn(state: State, blocks: Blocks, products: Tensor, weights: Tensor) -> N
     run(Launch(algebra_kernel, 1, arguments, num_warps=16), products.device)
 
 
-def move(state: State, image: Tensor, way: Tensor, squares: Tensor, most: float, best: Best | None = None) -> None:
-    """Moves the image by the direction, at most by `most` as the root of the mean square; before, it is copied over the
-    `best` one if it is better."""
+def move(
+    state: State,
+    image: Tensor,
+    way: Tensor,
+    squares: Tensor,
+    *,
+    most: float,
+    bounded: bool,
+    best: Best | None = None,
+) -> None:
+    """Moves the image by the direction, at most by `most` as the root of the mean square, and into 0…1 where it is
+    `bounded`; before, it is copied over the `best` one if it is better."""
     arguments = {
         "image": image,
         "direction": way,
@@ -142,5 +165,6 @@ def move(state: State, image: Tensor, way: Tensor, squares: Tensor, most: float,
         "most": float(most),
         "BLOCK": _MOVED,
         "SUMS": 1024,
+        "BOUNDED": bounded,
     }
     run(Launch(move_kernel, ceil(image.numel() / _MOVED), arguments), image.device)

@@ -28,6 +28,22 @@ def _place(place, block, elements, height, lone, BLOCK: tl.constexpr):
     return number, column, number >= 0, weight
 
 
+@triton.jit
+def free_kernel(
+    image,  # (N,) float32
+    gradient,  # (N,) float32
+    result,  # (N,) float32
+    N,
+    BLOCK: tl.constexpr,
+):
+    """Copies the gradient, but for what would take the image out of 0…1."""
+    offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < N
+    x, g = tl.load(image + offsets, mask=mask), tl.load(gradient + offsets, mask=mask)
+    outward = ((x <= 0) & (g > 0)) | ((x >= 1) & (g < 0))
+    tl.store(result + offsets, tl.where(outward, 0.0, g), mask=mask)
+
+
 @triton.jit(do_not_specialize=["height", "lone"])
 def products_kernel(
     red,  # a channel of the gradient: its spectrum (W // 2 + 1, H) complex as float32, or a third of its elements
@@ -253,8 +269,9 @@ def move_kernel(
     most,  # the longest step, as the root of the mean square
     BLOCK: tl.constexpr,
     SUMS: tl.constexpr,
+    BOUNDED: tl.constexpr,
 ):
-    """Adds the direction, shortened to the longest step."""
+    """Adds the direction, shortened to the longest step, and clamps the image to 0…1 where it is bounded."""
     i = tl.arange(0, SUMS)
     sums = tl.zeros((SUMS,), dtype=tl.float64)
     for offset in range(0, parts, SUMS):
@@ -268,4 +285,7 @@ def move_kernel(
     x = tl.load(image + offsets, mask=mask)
     if best is not None:
         tl.store(best + offsets, x, mask=offsets < tl.where(tl.load(better) != 0, N, 0))
-    tl.store(image + offsets, x + step, mask=mask)
+    x += step
+    if BOUNDED:
+        x = tl.clamp(x, 0.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(image + offsets, x, mask=mask)

@@ -52,7 +52,7 @@ def _steps(site: Site, variant: str, places: Numbers | None) -> Operation:
         for step in range(_STEPS):
             given = gradient(image).float().contiguous(memory_format=layout)
             if step == 0:
-                fused.begin(given)
+                fused.begin(image, given)
             fused.step(image, given)
         return {"forward": [image - start]}
 

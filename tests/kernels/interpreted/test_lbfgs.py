@@ -102,6 +102,23 @@ def test_the_image_of_before_becomes_the_best_one_if_it_is_better(is_better: boo
     assert torch.equal(best, start if is_better else torch.zeros_like(start))
 
 
+@pytest.mark.parametrize("hessian", ["bands", "scalar"])
+def test_a_bounded_image_stays_in_its_range(hessian: str) -> None:
+    start, slope = quadratic((1, 3, 6, 5))
+
+    def gradient(image: Tensor) -> Tensor:
+        return slope(image + 0.2)
+
+    image, plain = start.clone(), start.clone()
+    ours, theirs = (LBFGS(hessian=hessian, bounded=True, history=3, backend=name) for name in ("triton", "torch"))
+    for _ in range(4):
+        image, plain = moved(ours, image, gradient, 1), moved(theirs, plain, gradient, 1)
+        assert float(image.min()) == 0
+        torch.testing.assert_close(image, plain, rtol=0, atol=1e-5)
+    image[0, 0, 0, 0] = torch.nan
+    assert moved(ours, image, gradient, 1).isnan().any()
+
+
 def test_what_it_does_not_fit_is_left_to_torch() -> None:
     start, gradient = quadratic((1, 3, 4, 4))
     last = start.contiguous(memory_format=torch.channels_last)
@@ -115,7 +132,7 @@ def test_nothing_is_read_before_it_is_written() -> None:
     """Beside the state, all memory of a step holds NaN at first."""
     start, gradient = quadratic((1, 3, 4, 5))
     fused = FusedLBFGS(start, learning_rate=1.0, history=2, dtype=torch.float16, places=None, most=1.0)
-    fused.begin(gradient(start).float())
+    fused.begin(start, gradient(start).float())
     for _ in range(4):
         fused.step(start, gradient(start).float())
         assert all(tensor.isfinite().all() for tensor in fused.tensors().values())
