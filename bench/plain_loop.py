@@ -167,7 +167,8 @@ def plain_iteration(
 ) -> Callable[[], Tensor]:
     """One iteration of "adam" or "lbfgs" on an image of its own; it returns the loss before the step.
 
-    L-BFGS takes one evaluation a call: the same iterates as with the `max_iter=20` of the tutorials. With
+    The image is clamped before its loss is computed, as PyTorch's own tutorial does it: a loss of pixels that no
+    picture has is nobody's. L-BFGS takes one evaluation a call, as with the `max_iter=20` of the tutorials. With
     `full_history` its history is padded with copies of the latest pair: an iteration then costs what a late one does.
     """
     image = start.clone().requires_grad_()
@@ -176,6 +177,8 @@ def plain_iteration(
         lbfgs = torch.optim.LBFGS([image], max_iter=1, history_size=history)
 
         def closure() -> Tensor:
+            with torch.no_grad():
+                image.clamp_(0, 1)
             lbfgs.zero_grad()
             value = loss(image)
             torch.autograd.backward(value)
