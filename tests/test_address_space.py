@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from drawn import drawn
 
 from fastnst.image.read import load_image
 
-if sys.platform != "linux":
-    pytest.skip("the limit is Linux's", allow_module_level=True)
+if sys.platform != "linux" or torch.version.cuda:
+    pytest.skip("the limit is Linux's, and less than the libraries of a GPU take", allow_module_level=True)
 pytestmark = pytest.mark.slow
 SIZES = range(300, 1260, 50)
 SMALL = ["--weights", "random", "--style-layers", "conv1_1", "conv2_1", "--content-layers", "conv2_2"]

@@ -166,7 +166,7 @@ def test_a_second_derivative_is_refused(name: str) -> None:
 
 
 @TORCH_ALONE
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is (deprecated|not supported):DeprecationWarning")  # torch's own
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is (deprecated|not supported)")  # torch's own
 @pytest.mark.parametrize("name", [name for name in DIFFERENTIABLE if name != "bias_relu in place"])
 def test_torch_func_transforms_them(name: str) -> None:
     """Gradients, vjp, jvp, and those of each image by vmap; a second derivative too."""

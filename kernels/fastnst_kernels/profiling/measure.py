@@ -239,7 +239,8 @@ def versions(packages: Iterable[str] = ("fastnst", "torch", "triton", "numpy", "
     installed = {"python": platform.python_version()}
     for package in packages:
         try:
-            installed[package] = version(package)
+            # The number alone does not say which build it is.
+            installed[package] = torch.__version__ if package == "torch" else version(package)
         except PackageNotFoundError:
             installed[package] = "absent"
     return installed
