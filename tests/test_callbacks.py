@@ -34,7 +34,8 @@ from fastnst.transfer.result import Iterate, LossRecord
 HAS_AV = importlib.util.find_spec("av") is not None
 MP4 = pytest.param(".mp4", marks=pytest.mark.skipif(not HAS_AV, reason="needs PyAV"))
 SIZES = [{"width": 16, "height": 12}, {"width": 32, "height": 24}]
-PARAMETERS = {"sizes": SIZES, "options": {"style_weight": 100.0, "content_weight": 1.0, "tv_weight": 0.0}}
+OPTIONS = {"style_weight": 100.0, "content_weight": 1.0, "tv_weight": 0.0, "edge": "long"}
+PARAMETERS = {"sizes": SIZES, "options": OPTIONS}
 
 
 def iterate(iteration: int, scale: int = 32, total: float = 1.0, shade: float = 0.5) -> Iterate:
@@ -135,6 +136,14 @@ def test_early_stop_begins_anew_with_each_scale() -> None:
     assert feed(EarlyStop(patience=2), steps).index(False) == 4
 
 
+def test_callbacks_of_one_run_after_another(tmp_path: Path) -> None:
+    stop, frames = EarlyStop(patience=2), Frames(tmp_path / "out.png", every=4)
+    for _ in range(2):
+        assert feed(stop, [iterate(number, total=5 - number) for number in range(5)]) == [True] * 5
+        feed(frames, [iterate(number) for number in range(5)])
+        numbered_path(tmp_path / "out.png", 4).unlink()
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".webp", MP4])
 def test_movie(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"run{suffix}"
@@ -184,6 +193,9 @@ def test_a_movie_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.warns(FastnstWarning, match=r"could not be written \(No space left on device\)"):
         movie.close()
     assert (tmp_path / "a.gif").read_bytes() == b"old"
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.warns(FastnstWarning, match=r"could not be kept \(No such file or directory\)"):
+        feed(movie, run()[:1])
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -199,6 +211,18 @@ def test_loss_plot(suffix: str, tmp_path: Path) -> None:
         for label in ("total", "β · style", "α · content", "16 px", "32 px", "iteration", "loss, weighted"):
             assert f"<!-- {label} -->" in text
         assert "variation" not in text  # its weight is 0
+
+
+def test_a_loss_plot_of_a_run_that_ended_early_has_the_weights_of_its_scales(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = pytest.importorskip("matplotlib.axes").Axes
+    drawn = Mock(side_effect=axes.plot, autospec=True)
+    monkeypatch.setattr(axes, "plot", lambda *given, **look: drawn(*given, **look))
+    parameters = {**PARAMETERS, "options": {**OPTIONS, "style_weight": [8.0, 2.0]}}
+    draw_losses([each.record for each in run()[:5]], tmp_path / "loss.png", parameters)
+    (values,) = (call.args[2] for call in drawn.call_args_list if call.kwargs["label"] == "β · style")
+    assert values == pytest.approx([8.0 * each.record.style for each in run()[:5]])
 
 
 def test_a_loss_plot_needs_losses(tmp_path: Path) -> None:
@@ -228,7 +252,7 @@ def test_tensorboard(tmp_path: Path) -> None:
         (lambda at: Preview(at / "a.png", seconds=-1), "out of range"),
         (lambda at: Frames(at / "a.xyz", every=1), "unknown extension"),
         (lambda at: Frames(at / "a.png", every=0), "every 0 is out of range; give a whole number"),
-        (lambda at: Movie(at / "a.gif", frames_per_second=0), "frames per second"),
+        (lambda at: Movie(at / "a.gif", frames_per_second=0.001), "frames per second"),
         (lambda at: Movie(at / "a.gif", longest_side=1), "longest side"),
         (lambda at: EarlyStop(patience=0), "patience 0"),
         (lambda at: EarlyStop(tolerance=2), "tolerance 2"),
@@ -260,6 +284,15 @@ def test_a_bar_says_how_long_is_left(capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr().err
     assert re.search(r"scale 32 px: .*, loss 0.15", said)
     assert re.search(r"\d\d:\d\d left, loss", said)
+
+
+def test_a_bar_of_one_run_after_another(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    monkeypatch.setattr("fastnst.transfer.callbacks.time.monotonic", lambda: now[0])
+    with Progress() as callback:
+        for now[0], share in ((0.0, 0.0), (1000.0, 1.0), (1000.0, 0.0), (1002.0, 0.5)):
+            callback(replace(iterate(round(20 * share)), share=share))
+    assert "00:02 left" in capsys.readouterr().err
 
 
 def test_the_share_of_a_run_goes_by_its_pixels() -> None:

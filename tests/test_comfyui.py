@@ -247,6 +247,17 @@ def test_a_run_ends_when_it_is_interrupted(comfy: Any, monkeypatch: pytest.Monke
 def test_what_the_page_of_comfyui_says_before_a_run(comfy: Comfy, values: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         comfy.run("FastnstStylize", content=image(), style=image(), **values)
+    if "options" in values:
+        with pytest.raises(ValueError, match=said):
+            comfy.run("FastnstTexture", style=image(), **values)
+
+
+def test_what_can_be_told_only_in_a_run_is_not_refused_before(comfy: Comfy) -> None:
+    stylize = comfy.nodes["FastnstStylize"]
+    # ComfyUI gives None for what another node makes.
+    assert stylize.VALIDATE_INPUTS(size=None, preset=None, options=None) is True
+    given = {"preset": "style-transfer-pytorch", "options": "iterations = [4, 3, 2, 1]"}
+    assert stylize.VALIDATE_INPUTS(size="1024", **given) is True
 
 
 def test_a_picture_that_will_not_do(comfy: Comfy) -> None:

@@ -133,6 +133,8 @@ def test_what_is_not_of_the_checkpoint_is_refused(pictures: tuple[Path, Path], t
         ({"content": style}, r"content image .* is not the one that the run was made from"),
         ({"style": content}, r"style image .* is not the one that the run was made from"),
         ({"style": [style, content]}, "was made from 1 style image, not 2"),
+        ({"init": style}, "init was given, and the run was made without such a picture"),
+        ({"masks": [{"content": style}]}, "masks was given, and the run was made without"),
     ):
         with pytest.raises(fastnst.CheckpointError, match=message):
             fastnst.resume(checkpoint, **given)

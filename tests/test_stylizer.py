@@ -2,6 +2,7 @@
 
 import base64
 import io
+import pickle
 import re
 import signal
 from dataclasses import replace
@@ -146,6 +147,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_image(
     result = caught.value.result
     assert torch.equal(result.tensor, images[1][0].clamp(0, 1))
     assert len(result.losses) == 2
+    elsewhere = pickle.loads(pickle.dumps(caught.value))
+    assert str(elsewhere) == str(caught.value)
+    assert torch.equal(elsewhere.result.tensor, result.tensor)
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,9 @@ def test_the_oldest_results_go_first() -> None:
     size = max(one.size_bytes for one in alike)
     pictures = shared.content.size_bytes + shared.styles[0].size_bytes
     assert len(oldest_first(alike, 9, pictures + 5 * size)) == 5
+    masks = [Upload("mask.png", bytes(10_000), 8, 8, b"") for _ in range(5)]
+    painted = [kept(0, content=shared.content, styles=shared.styles, mask=mask) for mask in masks]
+    assert len(oldest_first(painted, 9, pictures + 5 * size + 20_000)) < 5
 
 
 def test_continuing_keeps_the_options() -> None:
@@ -206,6 +209,8 @@ def test_a_session_keeps_the_pictures_that_it_needs() -> None:
     one = kept()
     needed = session.add_upload(one.request.content)
     assert session.add_upload(replace(one.request.content)) == needed
+    clip = replace(one.request.content, frames=3)
+    assert session.upload(session.add_upload(clip)) is clip
     session.keep(one)
     names = [session.add_upload(Upload(f"{number}.png", b"", 1, 1, b"")) for number in range(9)]
     assert session.upload(needed) is one.request.content
@@ -280,6 +285,19 @@ def test_a_run_ends_after_the_most_seconds_and_is_kept(monkeypatch: pytest.Monke
     ended = run(limited, request(form={**FAST, "iterations": "1000000"}))
     assert ended.state == DONE
     assert results[0].parameters["stopped"] == "interrupted"
+
+
+def test_a_run_whose_first_loss_is_too_large_has_no_result(studio: Studio) -> None:
+    before = len(RESULTS)
+    failed = run(studio, request(form={**FAST, "style_layers": "conv1_1=1e6", "style_weight": "1e38"}))
+    assert failed.state == FAILED
+    assert "the loss became inf at iteration 0" in failed.view()["message"]
+    assert len(RESULTS) == before
+
+
+def test_the_levels_of_a_transfer_are_of_its_scales(studio: Studio) -> None:
+    form = {**FAST, "transfer": "wct", "style_layers": "conv1_1 conv2_1", "scales": "24 48", "iterations": "1"}
+    assert run(studio, request(form=form)).view()["scales"] == [24, 48]
 
 
 def test_the_curve_has_the_weights_of_its_scales(studio: Studio) -> None:
@@ -368,8 +386,10 @@ def test_a_clip_is_made_frame_by_frame_and_can_be_had_as_one(tmp_path: Path) -> 
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=100)
     clip = read_upload("waves.gif", file.getvalue(), Limits())
     assert (clip.frames, clip.width, clip.height) == (3, 64, 48)
-    with pytest.raises(OptionError, match="has 3 frames, more than the 2"):
+    with pytest.raises(OptionError, match=r"clip 'waves\.gif' has 3 frames, more than the 2"):
         read_upload("waves.gif", file.getvalue(), Limits(frames=2))
+    with pytest.raises(ImageError, match=r"clip 'waves\.gif' is 64×48 = 3072 pixels, more than the limit of 1000"):
+        read_upload("waves.gif", file.getvalue(), Limits(pixels=1000))
     results: list[Kept] = []
     studio = Studio(HOST, Limits(), results.append)
     asked = request(content=clip)
@@ -381,8 +401,11 @@ def test_a_clip_is_made_frame_by_frame_and_can_be_had_as_one(tmp_path: Path) -> 
     (result,) = results
     assert result.file("mp4")[4:8] == b"ftyp"
     assert Image.open(io.BytesIO(result.file("png"))).size == (48, 36)
-    stopped = Ticket(asked, studio.options(asked))
+    stopped, late = (Ticket(asked, studio.options(asked)) for _ in range(2))
     stopped.stop()
     studio.run(stopped)
-    assert results[1].film is None
-    assert results[1].parameters["stopped"] == "interrupted"
+    object.__setattr__(studio.limits, "seconds", 0)
+    studio.run(late)
+    for result in results[1:]:
+        assert result.film is None
+        assert result.parameters["stopped"] == "interrupted"

@@ -423,12 +423,31 @@ def test_styles_that_ship_are_shown_at_once_and_blended(tab: Tab, pictures: tupl
     assert name == "sea-first.jpg"
     with Image.open(file) as image:
         assert (image.format, image.size) == ("JPEG", (640, 480))
+    before = page.get_attribute(".pair img", "src")
     page.select_option("#palette select", "style_glass")
     playwright.expect(page.locator("#palette h2 span")).to_have_text("swirls and glass")
     slider = page.locator("#palette .blend input")
     slider.wait_for()
+    playwright.expect(page.locator(".pair img")).not_to_have_attribute("src", str(before))
+    # While it moves, one picture is asked for at a time, and the last one is shown.
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+        if len(held) > 1:
+            route.continue_()
+
+    page.route("**/api/first", hold)
+    for share in ("30", "60", "80"):
+        slider.fill(share)
+        page.wait_for_timeout(100)
+    while not held:
+        page.wait_for_timeout(10)
+    page.wait_for_timeout(200)
+    assert len(held) == 1
     before = page.get_attribute(".pair img", "src")
-    slider.fill("80")
+    with page.expect_response(lambda answer: "20,80" in (answer.request.post_data or "")):
+        held[0].continue_()
     playwright.expect(page.locator(".pair img")).not_to_have_attribute("src", str(before))
     tab.start()
     tab.until_over()

@@ -26,7 +26,7 @@ from fastnst.loss.networks import Networks
 from fastnst.options.options import START_WORDS
 from fastnst.options.parse import parse_size
 from fastnst.options.presets import PRESETS
-from fastnst.options.resolve import resolve_options
+from fastnst.options.resolve import unsized_options
 from fastnst.transfer.inputs import parse_canvas
 from fastnst.transfer.result import Iterate, Result
 from fastnst.transfer.stylizer import Stylizer
@@ -146,6 +146,17 @@ class _Node:
     def __init__(self) -> None:
         self._networks = Networks(kept=1)
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, size: Any = None, preset: Any = None, options: Any = None) -> bool | str:
+        """True, or for ComfyUI's page the line that says what is wrong. What another node makes is None until then."""
+        try:
+            if size is not None:
+                parse_size(size)
+            unsized_options({"preset": preset or "default", **_read(options or "")})
+        except OptionError as error:
+            return str(error)
+        return True
+
     def _made(self, styles: Sequence[Picture], contents: Sequence[Any], options: Mapping[str, Any]) -> list[Result]:
         watch = _Watch(len(contents))
         watch.check()
@@ -183,16 +194,6 @@ class Stylize(_Node):
                 "options": _OPTIONS,
             },
         }
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, size: str, options: str = "") -> bool | str:
-        """True, or for ComfyUI's page the line that says what is wrong."""
-        try:
-            parse_size(size)
-            resolve_options(**_read(options))
-        except OptionError as error:
-            return str(error)
-        return True
 
     def run(self, content: Tensor, style: Tensor, **rest: Any) -> tuple[Tensor]:
         given = {name: rest[name] for name in ("preset", "size", "preserve_color", "seed")}

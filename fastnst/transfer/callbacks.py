@@ -99,11 +99,9 @@ class _Every:
         self._last = 0
 
     def wants(self, iterate: Iterate) -> bool:
-        iteration = iterate.record.iteration
-        is_due = iteration // self.every > self._last // self.every
-        if is_due:
-            self._last = iteration
-        return is_due
+        before, self._last = self._last, iterate.record.iteration
+        is_another_run = self._last < before
+        return self._last // self.every > (0 if is_another_run else before // self.every)
 
 
 @contextmanager
@@ -174,14 +172,11 @@ def _view() -> Callable[[Image.Image, str, float], None]:
     """Opens a place in a notebook's output; shows there a picture, a line and the part of the run that is done."""
     display = importlib.import_module("IPython.display").display
     if importlib.util.find_spec("ipywidgets") is None:
-        places: list[Any] = []
+        places = [display("", display_id=True) for _ in range(2)]
 
         def show(image: Image.Image, line: str, done: float) -> None:
-            if places:
-                for place, shown in zip(places, (line, image), strict=True):
-                    place.update(shown)
-            else:
-                places.extend(display(shown, display_id=True) for shown in (line, image))
+            for place, shown in zip(places, (line, image), strict=True):
+                place.update(shown)
 
         return show
     widgets = importlib.import_module("ipywidgets")
@@ -231,8 +226,8 @@ class Movie(Ready):
     ) -> None:
         self._path, self._every = Path(path), _Every(every)
         check_movie(self._path)
-        if not 0 < frames_per_second <= 100:
-            raise OptionError(f"{frames_per_second} frames per second are out of range; give more than 0, up to 100")
+        if not 0.01 <= frames_per_second <= 100:
+            raise OptionError(f"{frames_per_second} frames per second are out of range; give 0.01 to 100")
         if longest_side < 2:
             raise OptionError(f"longest side {longest_side} is too small; it must be 2 pixels or more")
         self._rate, self._longest_side = Fraction(frames_per_second).limit_denominator(1000), longest_side
@@ -257,13 +252,13 @@ class Movie(Ready):
             self._folder, self._frames = None, []
 
     def _add(self, iterate: Iterate) -> None:
-        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="fastnst-movie-")
         self._waiting, last = None, iterate.parameters["sizes"][-1]
         size = last["height"], last["width"]
         size = even(self._path, size if max(size) <= self._longest_side else fitted_size(*size, self._longest_side))
-        frame = Path(self._folder.name) / f"{len(self._frames):06d}.png"
         with _going_on():
             try:
+                self._folder = self._folder or tempfile.TemporaryDirectory(prefix="fastnst-movie-")
+                frame = Path(self._folder.name) / f"{len(self._frames):06d}.png"
                 to_pil(resize(iterate.image, size)).save(frame, compress_level=1)
             except OSError as error:
                 problem = f"a frame of {self._path} could not be kept ({error.strerror})"
@@ -282,7 +277,8 @@ def run_bar(**facts: Any) -> Any:
 
         def show(self, iterate: Iterate) -> None:
             record, share, now = iterate.record, iterate.share, time.monotonic()
-            self.first = self.first or (share, now)
+            if self.first is None or record.iteration < self.n:
+                self.first = share, now
             done = share - self.first[0]
             left = f"{self.format_interval((now - self.first[1]) / done * (1 - share))} left, " if done > 0 else ""
             self.total = iterate.iterations
@@ -320,17 +316,17 @@ class LossPlot(Ready):
         self._path = Path(path)
         check_plot(self._path)
         self._records: list[LossRecord] = []
-        self._options: Mapping[str, Any] = {}
+        self._parameters: Mapping[str, Any] = {}
 
     def __call__(self, iterate: Iterate) -> None:
         self._records.append(iterate.record)
-        self._options = iterate.parameters["options"]
+        self._parameters = iterate.parameters
 
     def close(self) -> None:
         if self._records:
             records, self._records = self._records, []
             with _going_on():
-                draw_losses(records, self._path, self._options)
+                draw_losses(records, self._path, self._parameters)
 
 
 class EarlyStop(Ready):
@@ -350,7 +346,7 @@ class EarlyStop(Ready):
 
     def __call__(self, iterate: Iterate) -> bool:
         record = iterate.record
-        if record.scale != self._scale:
+        if record.scale != self._scale or record.iteration == 0:
             self._scale, self._best, self._waited = record.scale, math.inf, 0
         if self._below is not None and record.total <= self._below:
             return False

@@ -80,8 +80,11 @@ class SavedRun:
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Content, styles and options to go on with: those that are given, or else where the run read them.
 
-        Raises CheckpointError for a picture that was no file.
+        Raises CheckpointError for a picture that was no file, and for one that the run did without.
         """
+        for role, given in (("content", content), ("init", init), ("masks", masks)):
+            if given is not None and self.parameters.get(role) is None:
+                raise CheckpointError(f"{role} was given, and the run was made without such a picture; leave it out")
         options, sources = dict(self.parameters["options"]), self.sources
         source: Any = recorded_canvas(self.parameters)
         if source is None:

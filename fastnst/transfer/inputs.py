@@ -49,12 +49,13 @@ class Canvas:
     width: int
 
     def __post_init__(self) -> None:
-        for side in (self.height, self.width):
+        for name, side in (("height", self.height), ("width", self.width)):
             if isinstance(side, bool) or not isinstance(side, Integral) or not 2 <= side <= LONGEST:
                 raise OptionError(
                     f"size {self.width}x{self.height} (width by height) is not possible; each side must be a whole "
                     f"number of 2 to {LONGEST} pixels"
                 )
+            object.__setattr__(self, name, int(side))  # NumPy's are no JSON
 
     @property
     def picture(self) -> Picture:

@@ -30,8 +30,8 @@ def check_plot(path: Path) -> None:
     check_place(str(path), "plot", FORMATS)
 
 
-def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str, Any], *, note: str = "") -> None:
-    """Writes the plot, a .png, .svg or .pdf, of `records`; `options` are those in a result's parameters.
+def draw_losses(records: Sequence[LossRecord], path: Path, parameters: Mapping[str, Any], *, note: str = "") -> None:
+    """Writes the plot, a .png, .svg or .pdf, of `records`; `parameters` are those of the run's result.
 
     The terms are multiplied by their weights, so that they sum to the total; one that is 0 throughout is left out.
     Raises OptionError where matplotlib is missing, `path` cannot be written or there is nothing to draw.
@@ -45,7 +45,7 @@ def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str,
     axes = figure.add_subplot()
     largest = max(record.total for record in records)
     for term, (name, colour, dashes) in _LINES.items():
-        weights = _weights(records, 1.0 if term == "total" else options.get(f"{term}_weight", 1.0))
+        weights = _weights(records, 1.0 if term == "total" else parameters["options"][f"{term}_weight"], parameters)
         values = [weight * getattr(record, term) for weight, record in zip(weights, records, strict=True)]
         if not any(value > 0 for value in values):
             continue
@@ -73,11 +73,14 @@ def draw_losses(records: Sequence[LossRecord], path: Path, options: Mapping[str,
         raise OptionError(f"{path} could not be written ({error.strerror}); choose another folder") from error
 
 
-def _weights(records: Sequence[LossRecord], weight: Any) -> list[float]:
-    """The weight that applied to each record: one weight for all, or one for each scale, coarse first."""
-    edges = list(dict.fromkeys(record.scale for record in records))
+def _weights(records: Sequence[LossRecord], weight: Any, parameters: Mapping[str, Any]) -> list[float]:
+    """The weight that applied to each record: one weight for all, or one for each scale of the run, coarse first."""
+    measure = min if parameters["options"]["edge"] == "short" else max
+    edges = list(dict.fromkeys(measure(size["height"], size["width"]) for size in parameters["sizes"]))
     weights = by_scale(tuple(map(float, weight)) if isinstance(weight, list | tuple) else float(weight), len(edges))
-    return [weights[edges.index(record.scale)] for record in records]
+    # A result that tiles is a little larger or smaller than its edge.
+    nearest = [min(range(len(edges)), key=lambda index: abs(edges[index] - record.scale)) for record in records]
+    return [weights[index] for index in nearest]
 
 
 def _mark_scales(axes: Any, records: Sequence[LossRecord]) -> None:

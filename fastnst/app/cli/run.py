@@ -227,7 +227,7 @@ def _report(job: Job, result: Result) -> None:
     outputs = job.outputs
     if outputs.plot is not None:
         try:
-            draw_losses(result.losses, Path(outputs.plot), result.parameters["options"], note=job.title)
+            draw_losses(result.losses, Path(outputs.plot), result.parameters, note=job.title)
         except FastnstError as error:
             warn(error)
     if outputs.json:

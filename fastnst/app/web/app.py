@@ -278,8 +278,8 @@ async def _gone(call: Call, error: Exception) -> Response:
 def _described(kept: Kept, session: Session) -> dict[str, Any]:
     request, final = kept.request, kept.parameters["final"]
     measure = min if kept.parameters["options"]["edge"] == "short" else max
-    pictures = [(upload, session.upload_name(upload)) for upload in (request.content, *request.styles)]
-    known = [_facts(upload, name) for upload, name in pictures if name is not None]
+    # The session keeps the pictures of its results.
+    content, *styles = (_facts(upload, session.upload_name(upload)) for upload in (request.content, *request.styles))
     return {
         "id": kept.id,
         "name": request.name,
@@ -294,15 +294,14 @@ def _described(kept: Kept, session: Session) -> dict[str, Any]:
         "stopped": kept.parameters["stopped"],
         "formats": list(kept.suffixes),
         "frames": request.content.frames,
-        "content": known[0],
-        "styles": known[1:],
+        "content": content,
+        "styles": styles,
         "mask": request.mask and session.upload_name(request.mask),
     }
 
 
 def _facts(upload: Upload, name: str | None) -> dict[str, Any]:
-    facts = {"id": name, "name": upload.name, "width": upload.width, "height": upload.height}
-    return {**facts, "frames": upload.frames}
+    return {"id": name, **{fact: getattr(upload, fact) for fact in ("name", "width", "height", "frames")}}
 
 
 def _picture(data: bytes) -> Response:

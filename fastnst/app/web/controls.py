@@ -20,7 +20,7 @@ _NOT_OFFERED = (*HOST_OPTIONS, "init", "max_pixels")
 # The only options of free text on the page: another one may name a file of this machine.
 _TEXTS = ("style_weight", "iterations", "scales", "tile", "style_weights", "content_layers", "style_layers")
 # The range that a slider offers, beside the field that takes any value: low, high, step; a step of 0 is logarithmic.
-_SLIDERS = MappingProxyType({"size": (128, 2048, 64), "style_weight": (0.1, 1e4, 0), "iterations": (10, 500, 10)})
+_SLIDERS = MappingProxyType({"style_weight": (0.1, 1e4, 0), "iterations": (10, 500, 10)})
 _MOST_LETTERS = 500
 _NUMBERS = (int, float, int | None, float | None)
 

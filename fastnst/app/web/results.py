@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fastnst.errors import ImageError, OptionError
+from fastnst.errors import FastnstError, ImageError, OptionError
+from fastnst.image.decode import check_size
 from fastnst.image.metadata import read_parameters
 from fastnst.image.picture import Picture
 from fastnst.image.read import load_image
@@ -137,17 +138,22 @@ def _read_clip(name: str, data: bytes, limits: Limits) -> Upload | None:
         if not moves(path):
             return None
         clip = open_clip(path, Part(max_frames=limits.frames))
+        check_size(*clip.size, f"clip {name!r}", limits.pixels)
         first = as_planes(next(clip.frames()))[0]
     return Upload(name, data, clip.size[1], clip.size[0], thumbnail(first, None), len(clip))
 
 
 @contextmanager
 def clip_file(name: str, data: bytes) -> Iterator[Path]:
-    """The file of a clip in a folder that is gone with the block: decoders of videos want a path."""
+    """The file of a clip, which errors call `name`, in a folder that is gone with the block: decoders want a path."""
     with tempfile.TemporaryDirectory(prefix="fastnst-clip-") as folder:
         path = Path(folder) / f"clip{Path(name).suffix.lower()}"
         path.write_bytes(data)
-        yield path
+        try:
+            yield path
+        except FastnstError as error:
+            error.args = (str(error).replace(str(path), name), *error.args[1:])
+            raise
 
 
 def plain_name(name: str) -> str:
@@ -251,7 +257,7 @@ def oldest_first(results: Sequence[Kept], most: int, most_bytes: int) -> list[Ke
     pictures: set[Upload] = set()
     total = 0
     for result in reversed(results):
-        new = {result.request.content, *result.request.styles} - pictures
+        new = set(result.request.uploads) - pictures
         total += result.size_bytes + sum(upload.size_bytes for upload in new)
         if kept and (len(kept) >= most or total > most_bytes):
             break

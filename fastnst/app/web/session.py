@@ -59,11 +59,13 @@ class Ticket:
     def show(self, iterate: Iterate, preview: bytes | None) -> None:
         """Takes an iterate and, now and then, its image."""
         record, (height, width) = iterate.record, iterate.image.shape[-2:]
+        # Levels of a transfer share a scale.
+        edges = list(dict.fromkeys(iterate.scales))
         with self._lock:
-            self._points.append(self._point(record, iterate.scales))
+            self._points.append(self._point(record, edges))
             self.last = iterate
             self._progress = {"iteration": record.iteration, "iterations": iterate.iterations}
-            self._progress |= {"scale": record.scale, "scales": list(iterate.scales), "width": width, "height": height}
+            self._progress |= {"scale": record.scale, "scales": edges, "width": width, "height": height}
             self._progress |= {"seconds": record.seconds, **self._forecast(record, iterate.share)}
             self._changed(preview)
 
@@ -158,7 +160,8 @@ class Session:
         """Keeps the picture, and returns its name for the page. Pictures that nothing needs are dropped."""
         with self._lock:
             for name, known in self._uploads.items():
-                if known.data == upload.data and known.name == upload.name:
+                # A GIF is a clip as the content, and its first frame as a style.
+                if known.data == upload.data and (known.name, known.frames) == (upload.name, upload.frames):
                     return name
             name = secrets.token_urlsafe(8)
             self._uploads[name] = upload

@@ -121,7 +121,8 @@ class Studio:
             else:
                 result = self._stylize(ticket)
         except DivergedError as error:
-            result, message = error.result, str(error)
+            # Without a loss that could be told, it is the image that the run began with.
+            result, message = error.result if error.result.losses else None, str(error)
         except Exception as error:  # noqa: BLE001 - the page goes on for the others
             last, message, result = ticket.last, _in_words(error), None
             if last is not None:
@@ -160,7 +161,9 @@ class Studio:
             first.append(done.frame) if not first else None
             small = thumbnail(as_planes(done.frame)[0], None, _PREVIEW_EDGE)
             ticket.show_frame(done, time.perf_counter() - began, small)
-            if ticket.stopping or time.perf_counter() - began > self.limits.seconds:
+            if time.perf_counter() - began > self.limits.seconds:
+                ticket.stop()
+            if ticket.stopping:
                 raise Interrupted
 
         options: dict[str, Any] = {**request.options, **self.host, "init": request.begins}

@@ -28,12 +28,10 @@ export const start = (run) => ask("api/runs", json(run));
 export const proceed = (result, size) => ask(`api/results/${result}/continue`, json({ size }));
 export const stop = () => ask("api/runs", { method: "DELETE" });
 
-// The first picture of a run, its address and format, or null where there is none.
+// The first picture of a run, or null where there is none.
 export async function first(run) {
   const answer = await fetch("api/first", json(run)).catch(() => null);
-  if (answer?.status !== 200) return null;
-  const picture = await answer.blob();
-  return { url: URL.createObjectURL(picture), format: picture.type.replace("image/", "") };
+  return answer?.status === 200 ? answer.blob() : null;
 }
 export const swatchUrl = (name) => `api/examples/${name}`;
 

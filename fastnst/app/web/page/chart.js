@@ -21,7 +21,7 @@ export class Chart {
     this.points = curve?.points ?? [];
     this.iterations = curve?.iterations;
     this.terms = this.points.length < 2 ? [] : curve.terms;
-    const floor = Math.max(0, ...this.points.map((row) => row[2])) * SMALLEST;
+    const floor = this.points.reduce((most, row) => Math.max(most, row[2]), 0) * SMALLEST;
     const isVisible = (column) => this.points.some((row) => row[column] >= floor);
     const visible = this.points.length < 2 ? [] : ["total", ...this.terms].filter((_, index) => isVisible(2 + index));
     this.legend.replaceChildren(...visible.map((term) => element("span", { className: name(term) }, element("i"), term)));
@@ -38,8 +38,10 @@ export class Chart {
       this.svg.append(drawn("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, "The curve begins with the run."));
       return;
     }
-    const most = Math.max(...rows.flatMap((row) => row.slice(2)));
-    const least = Math.min(...rows.flatMap((row) => row.slice(2)).filter((value) => value > 0));
+    // As arguments of one call they would be too many after a long run.
+    const values = rows.flatMap((row) => row.slice(2));
+    const most = values.reduce((a, b) => Math.max(a, b));
+    const least = values.filter((value) => value > 0).reduce((a, b) => Math.min(a, b), Infinity);
     const high = Math.log10(most) + 0.05;
     const low = Math.min(Math.log10(Math.max(least, most * SMALLEST)) - 0.05, high - 0.3);
     const last = Math.max(this.iterations ?? 0, rows.at(-1)[0], 1);

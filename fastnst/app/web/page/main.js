@@ -61,7 +61,7 @@ async function main() {
   );
   const palette = new Palette(find("palette"), page.examples, { attempt, put: mix });
   let run = null;
-  let firsts = 0, first = null, shown = null, held = null;
+  let choices = 0, first = null, shown = null, held = null, isLooking = false;
   let asking = 0, looking = 0, forecasts = 0, painting;
   const shownYet = () => document.body.dataset.stage === "full" && !stage.shown.includes("/large");
   // The curve of the present run, and those of results as they are asked for.
@@ -96,19 +96,24 @@ async function main() {
   // What a first picture is made of.
   const firstOf = ({ content, styles, form }) => JSON.stringify([content, styles, form.style_weights, form.style_scale, form.preserve_color]);
 
-  // Shows what the network that ships makes of the pictures at once, where their styles are its own.
+  // Shows what the network that ships makes of the pictures at once, where their styles are its own. While a slider moves
+  // it asks for one after the other: the server makes also those that nobody waits for any more.
   async function showFirst() {
     const run = wanted();
     if (!run || isBusy() || firstOf(run) === first) return;
     if (JSON.stringify(run.styles) !== shown) controls.offerFirst(false);
-    first = firstOf(run);
     shown = JSON.stringify(run.styles);
-    const turn = ++firsts, picture = await api.first(run);
-    if (turn !== firsts || isBusy()) return;
+    if (isLooking) return;
+    first = firstOf(run);
+    isLooking = true;
+    const turn = choices, picture = await api.first(run).finally(() => (isLooking = false));
+    const now = wanted();
+    if (now && firstOf(now) !== first) return showFirst();
+    if (turn !== choices || isBusy()) return;
     controls.offerFirst(picture !== null);
     if (picture === null) return;
     const old = held;
-    held = { ...picture, name: `${slots.content.pictures[0].name.replace(/\.[^.]*$/, "")}-first` };
+    held = { url: URL.createObjectURL(picture), format: picture.type.replace("image/", ""), name: `${slots.content.pictures[0].name.replace(/\.[^.]*$/, "")}-first` };
     history.select(null);
     const drawn = stage.show(held.url, "A first picture");
     offerActions(null);
@@ -196,6 +201,7 @@ async function main() {
       slots.style.put(result.styles);
       controls.restore(result);
       first = firstOf(wanted());
+      choices++; // one that is on its way would take the result's place
       brush.put(result.content, result.mask && api.largeUrl(result.mask)).catch((error) => complain(error.message));
     }
     show();

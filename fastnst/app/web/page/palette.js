@@ -45,7 +45,10 @@ export class Palette {
     this.chosen = names.length <= 2 && names.every((name) => known.includes(name)) ? names : [];
     for (const { name, swatch } of this.swatches) swatch.ariaPressed = String(this.chosen.includes(name));
     this.names.textContent = this.chosen.map((name) => name.replace("style_", "")).join(" and ");
-    if (this.chosen.length === 2) this.slider.value = shares ? Number(shares.split(",")[1]) : 50;
+    if (this.chosen.length === 2) {
+      const [first, second] = (shares || "1,1").trim().split(/[ ,]+/).map(Number);
+      this.slider.value = (100 * second) / (first + second);
+    }
     const blended = this.blended;
     this.blended = this.chosen.length === 2 && Boolean(shares);
     if (blended && this.chosen.length !== 2) this.put(null, null);

@@ -14,6 +14,7 @@ export class Slot {
     this.changed = changed;
     this.pictures = [];
     this.input.addEventListener("change", () => this.take([...this.input.files]));
+    this.input.addEventListener("cancel", () => (this.adding = false));
     this.drop.addEventListener("dragover", (event) => {
       event.preventDefault();
       this.drop.classList.add("over");
