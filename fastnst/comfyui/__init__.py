@@ -284,7 +284,7 @@ class Apply(_Node):
     def run(self, content: Tensor, network: str, size: str, preserve_color: str, blend: str = "") -> tuple[Tensor]:
         apply = Applier(
             _network_path(network),
-            blend=blend or None,
+            blend=blend.strip() or None,
             size=size,
             preserve_color=preserve_color,
             device=_device(),

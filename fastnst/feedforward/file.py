@@ -75,13 +75,10 @@ def load_network(path: str | os.PathLike[str] = SHIPPED) -> NetworkFile:
     what = f"network {os.fsdecode(path)!r}"
     try:
         status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe could keep us waiting, and a device never ends
-            raise NetworkError(f"{what} is not a regular file; give a file that fastnst train wrote")
-        if status.st_size > _MOST_BYTES:
-            raise NetworkError(
-                f"{what} has {status.st_size} bytes, which is more than a network has; give a file that fastnst train "
-                "wrote"
-            )
+        is_file = stat.S_ISREG(status.st_mode)  # a pipe would keep us waiting
+        if not is_file or status.st_size > _MOST_BYTES:
+            problem = f"has {status.st_size} bytes, more than a network has" if is_file else "is not a regular file"
+            raise NetworkError(f"{what} {problem}; give a file that fastnst train wrote")
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

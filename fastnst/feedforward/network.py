@@ -163,8 +163,7 @@ class StyleNetwork(nn.Module):
         """The network with copies of those tensors in float32. Raises RuntimeError where they are not its own."""
         with torch.device("meta"):  # no random weights, which would move the caller's generator
             network = cls(names, architecture)
-        whole = torch.contiguous_format
-        copies = {name: value.to(torch.float32, copy=True, memory_format=whole) for name, value in state.items()}
+        copies = {name: value.float().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
         network.load_state_dict(copies, assign=True)
         return network
 

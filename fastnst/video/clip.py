@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -115,16 +116,13 @@ def moves(path: str | os.PathLike[str]) -> bool:
     suffix = Path(name).suffix.lower()
     if suffix in FILMS or not os.path.isfile(name):  # noqa: PTH113
         return suffix in FILMS or os.path.isdir(name)  # noqa: PTH112
-    if suffix in ANIMATIONS:
-        return about(name)[0] > 1
-    if suffix in PICTURE_SUFFIXES:
-        return False
-    try:
-        open_image(name, "picture")
-    except ImageError:
-        return unread_format(name) in (None, "a video")
-    except OSError:  # what reads the picture says why
-        pass
+    if suffix in (*ANIMATIONS, *PICTURE_SUFFIXES):
+        return suffix in ANIMATIONS and about(name)[0] > 1
+    with suppress(OSError):  # what reads the picture says why
+        try:
+            open_image(name, "picture")
+        except ImageError:
+            return unread_format(name) in (None, "a video")
     return False
 
 

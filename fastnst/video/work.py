@@ -53,8 +53,8 @@ class Work:
                 f"{str(self.folder)!r} has the frames of a run that was stopped; continue with --resume, or delete it"
             )
         if not resume:
-            others = {path.name for path in self.folder.glob("[!.]*")} - {"content", "masks"}
-            if others:  # it would be deleted in the end
+            # In the end the folder is deleted. A run that was killed while it read the clip leaves these two.
+            if others := {path.name for path in self.folder.glob("[!.]*")} - {"content", "masks"}:
                 raise CheckpointError(
                     f"{str(self.folder)!r}, where the frames are to be kept, has files of others, such as "
                     f"{min(others)!r}; give it or the output another name"
