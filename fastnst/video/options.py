@@ -16,7 +16,6 @@ TRACKED = ("style_weight", "content_weight", "tv_weight", "style_scale", "style_
 """The options that may be a track."""
 
 _POINT = re.compile(r"([0-9]*\.?[0-9]+)s?:(.+)")
-_BETWEEN_POINTS = re.compile(r"\s+(?=[0-9]*\.?[0-9]+s?:)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +155,8 @@ def read_track(name: str, value: Any, numbers: Callable[[Any], Sequence[Any]] | 
     """
     spoken = name.replace("_", " ")
     if isinstance(value, str) and ":" in value:
-        points = [_POINT.fullmatch(point) for point in _BETWEEN_POINTS.split(value.strip())]
+        words = re.split(r"\s+(?=[0-9]*\.?[0-9]+s?:)", value.strip())
+        points = [_POINT.fullmatch(word) for word in words]
         if None in points:
             raise OptionError(f'{spoken} {value!r} cannot be read; write moments and values, such as "0:1 5s:20"')
         pairs: list[tuple[Any, Any]] = [(point[1], point[2]) for point in points if point is not None]
