@@ -43,7 +43,7 @@ def apply_to_clip(
     clip: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    blend: Blend | Mapping[float, Blend] | None = None,
+    blend: Blend | Mapping[Any, Any] | None = None,
     size: int | str | None = None,
     hold: float = 0.5,
     part: Part | None = None,

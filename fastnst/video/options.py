@@ -155,8 +155,7 @@ def read_track(name: str, value: Any, numbers: Callable[[Any], Sequence[Any]] | 
     """
     spoken = name.replace("_", " ")
     if isinstance(value, str) and ":" in value:
-        words = re.split(r"\s+(?=[0-9]*\.?[0-9]+s?:)", value.strip())
-        points = [_POINT.fullmatch(word) for word in words]
+        points = [_POINT.fullmatch(word) for word in re.split(r"\s+(?=[0-9]*\.?[0-9]+s?:)", value.strip())]
         if None in points:
             raise OptionError(f'{spoken} {value!r} cannot be read; write moments and values, such as "0:1 5s:20"')
         pairs: list[tuple[Any, Any]] = [(point[1], point[2]) for point in points if point is not None]
