@@ -1,6 +1,7 @@
 """Networks that stylize in one pass: strips, blends, training that goes on to the bit, files, the two commands."""
 
 import json
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ from fastnst.feedforward.training import train_network
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
 from fastnst.loss.perceptual import PerceptualLoss
+from fastnst.video.applied import apply_to_clip
 from fastnst.video.clip import open_clip
 from fastnst.video.score import score_clip
 
@@ -109,6 +111,10 @@ def test_blends_lie_between_the_styles() -> None:
     torch.testing.assert_close(blend_weights(made, {"b": "3", "a": 1}), torch.tensor([0.25, 0.75]))
     assert read_blend("b=0.3,a=0.7") == {"b": "0.3", "a": "0.7"}
     assert read_blend("0.3 0.7") == ["0.3", "0.7"]
+    assert read_blend("starry night=0.3, b=.7") == {"starry night": "0.3", "b": ".7"}
+    assert read_blend("a=1 b") == {"a": "1", "b": ""}
+    assert torch.equal(blend_weights(made, "b=0.3,a=0.7"), blend_weights(made, [0.7, 0.3]))
+    assert torch.equal(blend_weights(made, "1 3"), blend_weights(made, [1, 3]))
     near = made(image, blend_weights(made, [0.99, 0.01]))
     assert (near - first).abs().mean() < 0.1 * (second - first).abs().mean()
 
@@ -477,6 +483,7 @@ def changed(path: Path, **facts: Any) -> Path:
     ("damage", "said"),
     [
         (lambda path: path.unlink(), r"cannot be read \(No such file or directory\); check the path"),
+        (lambda path: path.unlink() or path.symlink_to(os.devnull), "is not a regular file"),
         (lambda path: path.write_bytes(b"no network"), "is not a network of fastnst, or it is damaged"),
         (lambda path: path.write_bytes(path.read_bytes()[:-100]), "is not a network of fastnst, or it is damaged"),
         (lambda path: save_file({"x": torch.zeros(1)}, path), "is not a network of fastnst"),
@@ -500,6 +507,26 @@ def test_bad_network_files(kept: Path, damage: Callable[[Path], Any], said: str)
     with pytest.raises(NetworkError, match=said) as caught:
         load_network(kept)
     assert "\n" not in str(caught.value)
+
+
+def test_the_callers_modes_do_not_reach_a_network(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastnst.image.read.STREAMED_PIXELS", 100)  # a file that is read by rows
+    content = kept.with_name("content.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(content)
+    expected, generator = Applier(kept, size=32, precision="fp32")(content).tensor, torch.get_rng_state()
+    for change, value, before in (
+        (torch.set_default_dtype, torch.float64, torch.float32),
+        (torch.set_default_device, "meta", None),
+    ):
+        change(value)  # type: ignore[operator]
+        try:
+            network, applied = load_network(kept).network, Applier(kept, size=32, precision="fp32")(content)
+        finally:
+            change(before)  # type: ignore[operator]
+        assert {(value.dtype, str(value.device)) for value in network.parameters()} == {(torch.float32, "cpu")}
+        assert applied.tensor.dtype == torch.float32
+        assert torch.equal(applied.tensor, expected)
+    assert torch.equal(torch.get_rng_state(), generator)
 
 
 def test_a_picture_keeps_its_alpha_and_its_colours(kept: Path, tmp_path: Path) -> None:
@@ -592,6 +619,7 @@ TRAIN = ["train", "PICTURE", "--photos", "FOLDER", "-o", "n.safetensors"]
         (["train", "PICTURE", "--photos", "FOLDER", "-o", "n.pth"], "end it in .safetensors"),
         (["train", "PICTURE", "--photos", "FOLDER", "-o", "n.safetensors", "--resume"], "no checkpoint to resume"),
         ([*TRAIN, "--checkpoint", "PICTURE"], "is also an input and would be overwritten"),
+        ([*TRAIN[:-1], "NET", "--begin-with", "NET"], "is also an input and would be overwritten"),
         ([*TRAIN, "--checkpoint", "n.safetensors"], "n.safetensors was given for two outputs"),
         ([*TRAIN, "--previews", "FOLDER/sheet.png"], "the next run would read them as one"),
         ([*TRAIN, "--save-every", "nan"], "save every nan is not possible"),
@@ -656,6 +684,9 @@ def test_a_clip_frame_by_frame(kept: Path, tmp_path: Path, capsys: Any) -> None:
     ran(capsys, 0, *words, "0:a=1", "0.1s:b=1")
     assert (tmp_path / "mixed.gif").read_bytes() == numbered
     assert "the network has no style 'c'" in ran(capsys, 1, *words, "0:a=1", "0.1s:c=1")
+    assert "the network has no style 'a b'" in ran(capsys, 1, *words, "0:a=1", "0.1s:a b=1")
+    applied = apply_to_clip(kept, source, tmp_path / "mixed.gif", blend={"b": 1}, hold=0)
+    assert applied.parameters["network"]["blend"] == [0, 1]
     assert "not all 0" in ran(capsys, 1, *words, "0:a=1", "9s:a=0")
     assert "cannot be read; give numbers, as many at each moment" in ran(capsys, 1, *words, "0:a=1", "0.1s:b")
     frames = list(open_clip(tmp_path / "mixed.gif").frames())

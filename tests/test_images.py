@@ -88,3 +88,15 @@ def test_tensors(channels: int, dtype: torch.dtype) -> None:
 def test_floats_a_little_outside_are_clamped() -> None:
     picture = load_image(torch.tensor([-9e-4, 0.5, 1 + 9e-4, 1]).reshape(1, 2, 2))
     assert picture.rgb[0].flatten().tolist() == [0, 0.5, 1, 1]
+
+
+def test_pictures_are_float32_whatever_the_default(tmp_path: Path) -> None:
+    path = saved(Image.fromarray(noise(8, 8, 4)), tmp_path / "a.png")
+    expected = load_image(path)
+    torch.set_default_dtype(torch.float64)
+    try:
+        loaded = load_image(path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert loaded.rgb.dtype == torch.float32
+    assert loaded.sha256 == expected.sha256

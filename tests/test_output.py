@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -417,6 +418,20 @@ def test_the_maker_and_the_resolution_of_the_content_stay(extension: str, tmp_pa
     if extension == "jpg":
         stylized = fastnst.stylize(source, torch.ones(3, 32, 32), size=32, scales=1, iterations=1)
         assert stylized.parameters["content"].items() >= tags.items()
+
+
+def test_a_maker_whose_name_is_no_xml(tmp_path: Path) -> None:
+    parameters = {"content": {"artist": "A\x01B\ud800 & C", "copyright": "\0"}}
+    save_image(tmp_path / "out.jpg", picture(), parameters=parameters)
+    with Image.open(tmp_path / "out.jpg") as image:
+        packet = image.info["xmp"]
+    assert ElementTree.fromstring(packet).findtext(".//{*}creator//{*}li") == "A B  & C"
+    assert read_parameters(tmp_path / "out.jpg") == parameters
+
+
+def test_a_stream_of_text_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "out.png").open("w") as file, pytest.raises(ImageError, match="give a path or a binary stream"):
+        save_image(file, picture())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dpi", [None, float("nan"), -3, "300"])

@@ -26,6 +26,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "styles" / "notes.txt").write_text("no picture")
     (tmp_path / "styles" / ".hidden.png").write_bytes(b"")
     (tmp_path / "styles" / "more.png").mkdir()
+    (tmp_path / "styles" / "itself.png").symlink_to("itself.png")
     return tmp_path / "styles"
 
 

@@ -224,6 +224,9 @@ def test_options_that_cannot_be() -> None:
         {"passes": 0},
         {"look_back": "a"},
         {"look_back": [0]},
+        {"look_back": [1.5]},
+        {"temporal_weight": "much"},
+        {"passes": True},
         {"temporal_weight": -1.0},
         {"cut": 2.0},
         {"later_iterations": 0},
@@ -257,6 +260,23 @@ def test_the_command(tmp_path: Path, style: str, capsys: pytest.CaptureFixture[s
     assert "is also an input and would be overwritten" in capsys.readouterr().err
     assert main(["video", str(source), str(tmp_path / "none.png"), "-o", str(tmp_path / "b.mp4")]) == 1
     assert not work_folder(tmp_path / "b.mp4").exists()
+
+
+def test_what_was_there_is_not_overwritten(tmp_path: Path, style: str, capsys: pytest.CaptureFixture[str]) -> None:
+    source = moving.folder_of(tmp_path / "walk.frames", moving.pan(2))
+    there = sorted(path.name for path in source.iterdir())
+    with pytest.raises(CheckpointError, match=r"walk\.frames', where the frames are to be kept, has files of others"):
+        stylize_video(source, style, tmp_path / "walk", **SMALL)
+    assert sorted(path.name for path in source.iterdir()) == there
+    moving_style = tmp_path / "style.gif"
+    write_clip(moving_style, sorted(source.iterdir()), Fraction(12))
+    before = moving_style.read_bytes()
+    with pytest.raises(OptionError, match=r"style\.gif is also an input and would be overwritten"):
+        stylize_video(source, [style, str(moving_style)], moving_style, **SMALL)
+    words = ["video", str(source), style, "-o", str(moving_style), "--mask", f"content={moving_style}"]
+    assert main(words) == 1
+    assert "style.gif is also an input and would be overwritten" in capsys.readouterr().err
+    assert moving_style.read_bytes() == before
 
 
 def test_a_clip_of_a_phone(tmp_path: Path, style: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -295,7 +315,9 @@ def test_clips_in_a_batch(tmp_path: Path, style: str, capsys: pytest.CaptureFixt
     words = ["batch", "--content", str(source), "--style", style, "-o", str(tmp_path / "out"), "--json"]
     words += ["--size", "48", "--iterations", "4", "--weights", "random", "--style-layers", "conv1_1"]
     words += ["--content-layers", "conv1_2", "--workers", "1"]
-    assert main(words) == 0
+    # A run that was killed while it read the clip leaves some frames, and no record.
+    (work_folder(tmp_path / "out" / "pan_style.mp4") / "content").mkdir(parents=True)
+    assert main([*words, "--resume"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["status"], facts["frames"]) == ("done", 3)
     assert len(open_clip(tmp_path / "out" / "pan_style.mp4")) == 3

@@ -1,8 +1,10 @@
 """Clips go in and out as they are: frames, rate, size, rotation, sound; what is none is refused in one line."""
 
+import math
 import wave
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 
 from fastnst.errors import FastnstError, ImageError, OptionError
 from fastnst.transfer.movie import check_target, even, note_of, write_clip
-from fastnst.video.clip import BrokenFrameError, open_clip
+from fastnst.video.clip import BrokenFrameError, moves, open_clip
 from fastnst.video.options import Part
 
 RATE = Fraction(10)
@@ -127,10 +129,17 @@ def test_a_turned_clip_comes_upright(tmp_path: Path) -> None:
     assert first[4, 4, 0] > 150 > first[-4, 4, 0]
 
 
+def bomb(source: Path, path: Path) -> None:
+    """The GIF `source` with a header that claims 65535×65535 pixels."""
+    data = source.read_bytes()
+    path.write_bytes(data[:6] + 4 * b"\xff" + data[10:])
+
+
 def test_what_is_no_clip_is_refused(tmp_path: Path, frames: list[Path]) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "cut.gif").write_bytes(b"GIF89a")
+    (tmp_path / "drawing.gif").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n")
     (tmp_path / "none").mkdir()
     with wave.open(str(tmp_path / "tone.wav"), "wb") as tone:
         tone.setnchannels(1), tone.setsampwidth(2), tone.setframerate(8000), tone.writeframes(bytes(1600))
@@ -138,12 +147,15 @@ def test_what_is_no_clip_is_refused(tmp_path: Path, frames: list[Path]) -> None:
     for size in (8, 9):
         Image.new("RGB", (size, 8)).save(tmp_path / "mixed" / f"{size}.png")
     write_clip(tmp_path / "clip.gif", frames, RATE)
+    bomb(tmp_path / "clip.gif", tmp_path / "bomb.gif")
     film(tmp_path / "uneven.mp4", 6, times=[0, 1, 2, 6, 7, 12])
     cases: list[tuple[str, Part, str]] = [
-        ("missing.mp4", Part(), "cannot be read .No such file.*check the path"),
+        ("missing.mp4", Part(), "missing.mp4' does not exist; check the path"),
         ("text.mp4", Part(), "cannot be read as a video"),
         ("empty.mp4", Part(), "is an empty file"),
         ("cut.gif", Part(), "is damaged, or not a moving picture"),
+        ("drawing.gif", Part(), "is damaged, or not a moving picture"),
+        ("bomb.gif", Part(), "is damaged, or not a moving picture"),
         ("none", Part(), "has no pictures"),
         ("tone.wav", Part(), "has no video stream"),
         ("mixed", Part(), "different sizes: 9.png is 9×8, 8.png 8×8"),
@@ -156,9 +168,44 @@ def test_what_is_no_clip_is_refused(tmp_path: Path, frames: list[Path]) -> None:
             open_clip(tmp_path / name, part)
         assert "\n" not in str(caught.value)
     assert len(open_clip(tmp_path / "uneven.mp4", Part(rate=10.0))) > 6
-    for wrong in ({"start": -1.0}, {"end": 0.0}, {"every": 0}, {"rate": 0.0}, {"max_frames": 0}):
+    parts: list[dict[str, Any]] = [{"start": -1.0}, {"start": "2"}, {"end": 0.0}, {"end": math.inf}, {"every": 0}]
+    for wrong in (*parts, {"every": True}, {"rate": 0.0}, {"rate": 1e-4}, {"rate": math.nan}, {"max_frames": 0}):
         with pytest.raises(OptionError):
-            Part(**wrong)  # type: ignore[arg-type]
+            Part(**wrong)
+    assert Part(start=np.float32(0.5), every=np.int64(2)) == Part(start=0.5, every=2)
+
+
+def test_frames_follow_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for number in (1, 2, 10, 11):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "frames" / f"frame{number}.png")
+    assert [int(frame[0, 0, 0]) for frame in open_clip(tmp_path / "frames").frames()] == [1, 2, 10, 11]
+
+
+def test_a_file_of_another_name_is_known_by_what_it_holds(tmp_path: Path, frames: list[Path]) -> None:
+    film(tmp_path / "clip.mp4", 2).rename(tmp_path / "a.film")
+    write_clip(tmp_path / "b.gif", frames, RATE)
+    with Image.open(frames[0]) as frame:
+        frame.save(tmp_path / "photo.jfif", "JPEG")
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(12))
+    bomb(tmp_path / "b.gif", tmp_path / "bomb.gif")
+    known = {"a.film": True, "b.gif": True, "photo.jfif": False, "phone.heic": False, "bomb.gif": True}
+    known |= {"frames": True, "frames/000000.png": False, "missing.mp4": True, "missing": False}
+    assert {name: moves(tmp_path / name) for name in known} == known
+
+
+def test_a_clip_is_not_its_own_result(tmp_path: Path, frames: list[Path]) -> None:
+    write_clip(tmp_path / "clip.gif", frames, RATE)
+    write_clip(tmp_path / "mask.gif", frames, RATE)
+    with pytest.raises(OptionError, match=r"clip\.gif is also an input and would be overwritten"):
+        open_clip(tmp_path / "clip.gif").check_apart(tmp_path / "clip.gif")
+    with pytest.raises(OptionError, match=r"mask\.gif is also an input and would be overwritten"):
+        open_clip(tmp_path / "clip.gif").check_apart(tmp_path / "mask.gif", [str(tmp_path / "mask.gif")])
+    folder = open_clip(tmp_path / "frames")
+    with pytest.raises(OptionError, match="is among the frames of the clip; give another folder"):
+        folder.check_apart(tmp_path / "frames" / "out.webp")
+    folder.check_apart(tmp_path / "frames" / "out.mp4")
+    folder.check_apart(tmp_path / "content", ["content"])
 
 
 def test_a_broken_frame_amid_a_clip_is_named(tmp_path: Path) -> None:

@@ -280,6 +280,30 @@ def test_no_flipped_bit_of_a_file_is_taken(tmp_path: Path) -> None:
         load_weights(path.with_suffix(".safetensors"), taps=TAPS)
 
 
+@pytest.mark.posix
+@pytest.mark.parametrize(("name", "mark"), [("größe.pth", ""), ("two\nlines.pth", "\\")])
+def test_a_hash_is_checked_whatever_the_name(tmp_path: Path, name: str, mark: str) -> None:
+    """`sha256sum` writes names in UTF-8, and marks a line whose name it had to escape."""
+    path, beside = tmp_path / name, tmp_path / f"{name}.sha256"
+    torch.save(torchvision_state(), path)
+    digest, written = hashlib.sha256(path.read_bytes()).hexdigest(), name.replace("\n", "\\n")
+    beside.write_text(f"{mark}{digest}  {written}\n", encoding="utf-8")
+    assert_is_the_state(load_weights(path, taps=TAPS).tensors)
+    beside.write_text(f"{mark}{'0' * 64}  {written}\n", encoding="utf-8")
+    with pytest.raises(WeightsError, match="its SHA-256 is not 000"):
+        load_weights(path, taps=TAPS)
+
+
+@pytest.mark.parametrize("name", ["random", "original", "file.pth", "file.safetensors"])
+def test_weights_are_on_the_cpu_whatever_the_default_device(name: str, tmp_path: Path) -> None:
+    torch.save(torchvision_state(), tmp_path / "file.pth")
+    save_safetensors(torchvision_state(), tmp_path / "file.safetensors")
+    spec, scaling = tmp_path / name if "." in name else name, "unit-mean" if name == "original" else "none"
+    expected = load_weights(spec, taps=TAPS, filter_scaling=scaling)
+    with torch.device("meta"):
+        assert load_weights(spec, taps=TAPS, filter_scaling=scaling).sha256 == expected.sha256
+
+
 @pytest.mark.usefixtures("torchs_file")
 def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file, not a folder")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastnst.errors import OptionError
 from fastnst.feedforward.applying import Applier
-from fastnst.feedforward.file import SHIPPED, read_blend
+from fastnst.feedforward.file import SHIPPED
 from fastnst.image.colour import MODES
 from fastnst.image.picture import Picture
 from fastnst.image.read import load_image
@@ -285,7 +285,7 @@ class Apply(_Node):
     def run(self, content: Tensor, network: str, size: str, preserve_color: str, blend: str = "") -> tuple[Tensor]:
         apply = Applier(
             _network_path(network),
-            blend=read_blend(blend) or None,
+            blend=blend.strip() or None,
             size=size,
             preserve_color=preserve_color,
             device=_device(),

@@ -1,7 +1,7 @@
 """Applying a network to a picture: at any size, with its alpha, its own colours if they shall stay."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Unpack
 
@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastnst.errors import ImageError, OptionError
-from fastnst.feedforward.file import SHIPPED, NetworkFile, blend_weights, load_network
+from fastnst.feedforward.file import SHIPPED, Blend, NetworkFile, blend_weights, load_network
 from fastnst.feedforward.network import SMALLEST, StyleNetwork
 from fastnst.feedforward.strips import stylized
 from fastnst.fork import check_fork
@@ -51,7 +51,7 @@ class Applier:
         self,
         network: str | os.PathLike[str] | NetworkFile | StyleNetwork = SHIPPED,
         *,
-        blend: Sequence[float | str] | Mapping[str, float | str] | None = None,
+        blend: Blend | None = None,
         style: str | int | None = None,
         size: int | str | None = None,
         preserve_color: str = "none",
@@ -72,8 +72,7 @@ class Applier:
         self.weights = blend_weights(module, blend, style)
         runtime = resolve_runtime(device, precision)
         with own_modes(runtime.device):
-            copy = StyleNetwork(module.names, module.architecture)
-            copy.load_state_dict(module.state_dict())
+            copy = StyleNetwork.of(module.names, module.architecture, module.state_dict())
             self._network = copy.eval().requires_grad_(False).to(runtime.device)
             self._network.compute_in(runtime.dtype)
         self.preserve_color, self.low_memory = preserve_color, low_memory
@@ -91,7 +90,7 @@ class Applier:
         }
         self._device = runtime.device
 
-    def mix(self, blend: Sequence[float] | Mapping[str, float]) -> None:
+    def mix(self, blend: Blend) -> None:
         """Sets another weight for each style from now on. Raises OptionError as the constructor does."""
         self.weights = blend_weights(self._network, blend)
 
@@ -106,8 +105,8 @@ class Applier:
                 f"content image {source.name!r} would be {size[1]}×{size[0]} pixels, and the network needs "
                 f"{SMALLEST} or more on each side; raise the size, or give a larger picture"
             )
-        picture = at_size(source, size)
         with own_modes(self._device):
+            picture = at_size(source, size)
             kept = None if self.low_memory is None else not self.low_memory
             image = stylized(self._network, opaque(picture).rgb[None], self.weights, kept=kept)[0]
             image = finished(image, picture, self.preserve_color)

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from fastnst.errors import FastnstError, OptionError, counted
-from fastnst.feedforward.network import Architecture, StyleNetwork
+from fastnst.feedforward.network import Architecture, StyleNetwork, one_style
 from fastnst.options.parse import hint_for
 from fastnst.replacing import replacing
 
@@ -21,6 +23,7 @@ SHIPPED = Path(__file__).with_name("styles.safetensors")
 """The network that ships with fastnst, of styles drawn by its own programs."""
 FORMAT = 1
 KIND = "fastnst style network"
+Blend = Sequence[float | str] | Mapping[str, float | str] | str
 _MOST_BYTES = 256_000_000
 
 
@@ -71,10 +74,11 @@ def load_network(path: str | os.PathLike[str] = SHIPPED) -> NetworkFile:
     """
     what = f"network {os.fsdecode(path)!r}"
     try:
-        if (size := Path(path).stat().st_size) > _MOST_BYTES:
-            raise NetworkError(
-                f"{what} has {size} bytes, which is more than a network has; give a file that fastnst train wrote"
-            )
+        status = Path(path).stat()
+        is_file = stat.S_ISREG(status.st_mode)  # a pipe would keep us waiting
+        if not is_file or status.st_size > _MOST_BYTES:
+            problem = f"has {status.st_size} bytes, more than a network has" if is_file else "is not a regular file"
+            raise NetworkError(f"{what} {problem}; give a file that fastnst train wrote")
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -101,10 +105,9 @@ def load_network(path: str | os.PathLike[str] = SHIPPED) -> NetworkFile:
         # The facts may name more styles than there is memory for.
         if not names or tensors["paint.scale"].shape[:1] != (len(names),):
             raise ValueError("no styles, or others than in the tensors")
-        network = StyleNetwork(names, Architecture(**facts["architecture"]))
         if not all(bool(value.isfinite().all()) for value in tensors.values()):
             raise ValueError("values that are not finite")
-        network.load_state_dict({name: value.float() for name, value in tensors.items()})
+        network = StyleNetwork.of(names, Architecture(**facts["architecture"]), tensors)
         training = dict(facts["training"])
     except (KeyError, TypeError, ValueError, RuntimeError, OptionError):
         raise NetworkError(f"{what} is damaged: its weights do not match its description; train it again") from None
@@ -112,24 +115,20 @@ def load_network(path: str | os.PathLike[str] = SHIPPED) -> NetworkFile:
     return NetworkFile(network.eval().requires_grad_(False), hashlib.sha256(data).hexdigest(), training, name)
 
 
-def blend_weights(
-    network: StyleNetwork,
-    blend: Sequence[float | str] | Mapping[str, float | str] | None = None,
-    style: str | int | None = None,
-) -> torch.Tensor:
+def blend_weights(network: StyleNetwork, blend: Blend | None = None, style: str | int | None = None) -> torch.Tensor:
     """The styles' shares, (styles,) float32, that sum to 1.
 
-    blend: a number for each style, 0 or more, in order, or for those that are named; style: the name of one, or its
-    index. The first style where neither is given. Raises OptionError.
+    blend: a number for each style, 0 or more, in order, or for those that are named, or a text as in `read_blend`;
+    style: the name of one, or its index. The first style where neither is given. Raises OptionError.
     """
     names = network.names
     if blend is not None and style is not None:
         raise OptionError("you gave both a style and a blend; give only one of them")
     if blend is None:
-        return torch.nn.functional.one_hot(torch.tensor(_index(names, style)), len(names)).float()
+        return one_style(_index(names, style), len(names))
     blend = in_order(names, blend)
     try:
-        weights = torch.tensor([float(weight) for weight in blend], dtype=torch.float64)
+        weights = torch.tensor([float(weight) for weight in blend], dtype=torch.float64, device="cpu")
     except (TypeError, ValueError):
         raise OptionError(
             f"blend {blend!r} is not a list of numbers; give one for each style, such as 0.3 0.7"
@@ -148,8 +147,9 @@ def blend_weights(
     return (weights / weights.sum()).float()
 
 
-def in_order(names: Sequence[str], blend: Sequence[float | str] | Mapping[str, float | str]) -> Sequence[float | str]:
+def in_order(names: Sequence[str], blend: Blend) -> Sequence[float | str]:
     """The weights of a blend in the order of the styles, 0 for those that it does not name. Raises OptionError."""
+    blend = read_blend(blend) if isinstance(blend, str) else blend
     if not isinstance(blend, Mapping):
         return blend
     named = {_index(names, name): weight for name, weight in blend.items()}
@@ -157,11 +157,11 @@ def in_order(names: Sequence[str], blend: Sequence[float | str] | Mapping[str, f
 
 
 def read_blend(words: str) -> Any:
-    """The blend that is written as `0.3 0.7` or `swirls=0.3 mosaic=0.7`; commas do for spaces."""
-    parts = words.replace(",", " ").split()
-    if not any("=" in part for part in parts):
-        return parts
-    return {name: weight for name, _, weight in (part.partition("=") for part in parts)}
+    """The blend that is written as `0.3 0.7` or `swirls=0.3 starry night=0.7`; commas do for spaces."""
+    if "=" not in words:
+        return words.replace(",", " ").split()
+    *named, rest = re.split(r"=([^\s,=]*)[\s,]*", words.strip())  # a name, its weight, the next name …
+    return dict(zip(named[::2], named[1::2], strict=True)) | ({rest: ""} if rest else {})
 
 
 def _index(names: Sequence[str], style: str | int | None) -> int:

@@ -7,7 +7,7 @@ there is no checkerboard: linearly, as repeated pixels leave a grid. Borders are
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -158,6 +158,15 @@ class StyleNetwork(nn.Module):
         self.up = cast(Sequence[Unit], nn.ModuleList(up))
         self.paint = Painter(channels, styles)
 
+    @classmethod
+    def of(cls, names: Sequence[str], architecture: Architecture, state: Mapping[str, Tensor]) -> "StyleNetwork":
+        """The network with copies of those tensors in float32. Raises RuntimeError where they are not its own."""
+        with torch.device("meta"):  # no random weights, which would move the caller's generator
+            network = cls(names, architecture)
+        copies = {name: value.float().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+        network.load_state_dict(copies, assign=True)
+        return network
+
     @property
     def dtype(self) -> torch.dtype:
         return self.down[0].weight.dtype
@@ -210,14 +219,12 @@ class StyleNetwork(nn.Module):
     def with_styles(self, names: Sequence[str]) -> "StyleNetwork":
         """A copy with these styles: those of its own that are among them, and new ones, whose normalisations begin as
         the mean of its own."""
-        copy = StyleNetwork(names, self.architecture)
         state = dict(self.state_dict())
         for name, value in state.items():
             if name.endswith((".scale", ".shift")):
                 known = dict(zip(self.names, value, strict=True))
-                state[name] = torch.stack([known.get(style, value.mean(0)) for style in copy.names])
-        copy.load_state_dict(state)
-        return copy
+                state[name] = torch.stack([known.get(style, value.mean(0)) for style in names])
+        return StyleNetwork.of(names, self.architecture, state)
 
 
 def _unfolded(y: Tensor) -> Tensor:
@@ -229,4 +236,4 @@ def _unfolded(y: Tensor) -> Tensor:
 
 def one_style(index: int, count: int, device: torch.device | str = "cpu") -> Tensor:
     """The blend that is the style of that index alone."""
-    return F.one_hot(torch.tensor(index), count).float().to(device)
+    return F.one_hot(torch.tensor(index, device="cpu"), count).float().to(device)

@@ -66,7 +66,7 @@ def stylized(network: StyleNetwork, image: Tensor, blend: Tensor, *, kept: bool 
     rows = _of(x)
     for unit in network.up:
         rows = normalised(unit, rows, kept=kept)
-    painted = torch.empty((1, 3, *image.shape[2:]))
+    painted = torch.empty((1, 3, *image.shape[2:]), dtype=torch.float32)
     for first, last in _spans(rows, network.architecture.channels, device):
         (top, bottom), above, below = _reach(network.paint, (first, last), rows.height)
         strip = network.paint(rows.read(top, bottom), blend, above=above, below=below)

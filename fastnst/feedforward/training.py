@@ -109,7 +109,7 @@ def train_network(
     names = _names(styles, names)
     crops = Photos(photos, size, schedule.seed)
     outputs = [place for place in (output, checkpoint, previews) if place is not None]
-    check_apart(outputs, (*styles, *crops.paths, add_to))
+    check_apart(outputs, (*styles, *crops.paths, begin_with, add_to))
     with own_modes(runtime.device):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(schedule.seed)

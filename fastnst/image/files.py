@@ -28,13 +28,14 @@ def pictures_at(path: str | os.PathLike[str], role: str) -> list[str]:
     if not os.path.isdir(place):  # noqa: PTH112 - Path("") would be the current directory
         return [place]
     try:
-        names = sorted(entry.name for entry in os.scandir(place) if entry.is_file())
+        names = sorted(path.name for path in Path(place).iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise ImageError(f"{role} folder {place!r} cannot be read ({error.strerror}); check its permissions") from error
-    pictures = [name for name in names if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith(".")]
+    paths = [os.path.join(place, name) for name in names if Path(name).suffix.lower() in PICTURE_SUFFIXES]  # noqa: PTH118
+    pictures = [path for path in paths if os.path.isfile(path)]  # noqa: PTH113 - "./a" stays as it was given
     if not pictures:
         raise ImageError(f"{role} folder {place!r} has no pictures; pictures end in .png, .jpg, .webp, .tif …")
-    return [os.path.join(place, name) for name in pictures]  # noqa: PTH118 - "./a" stays as it was given
+    return pictures
 
 
 def source_name(source: object, role: str) -> tuple[str, str]:
@@ -51,7 +52,7 @@ def contents(source: object, what: str) -> str | bytes:
     """The path of a regular file that can be read, or the bytes of a stream. Raises ImageError, which `what` begins."""
     if isinstance(source, str | os.PathLike):
         held: str | bytes = os.fsdecode(source)
-        filled = _has_content(os.fsdecode(source), what)
+        filled = has_content(os.fsdecode(source), what)
     else:
         try:
             held = source.read(_MAX_STREAM_BYTES + 1)  # type: ignore[attr-defined]
@@ -69,8 +70,8 @@ def contents(source: object, what: str) -> str | bytes:
     return held
 
 
-def _has_content(name: str, what: str) -> bool:
-    """False for an empty file. Raises ImageError for what is no regular file that can be read."""
+def has_content(name: str, what: str) -> bool:
+    """False for an empty file. Raises ImageError, which `what` begins, for what is no regular file that can be read."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) and not os.path.lexists(name):
         raise ImageError(f"{what} is a URL; fastnst does not download images: save it and give the file's path")
     try:
@@ -78,7 +79,7 @@ def _has_content(name: str, what: str) -> bool:
         if stat.S_ISREG(mode):
             with Path(name).open("rb") as file:
                 return bool(file.read(1))
-        problem = f"{'is a directory' if stat.S_ISDIR(mode) else 'is not a regular file'}; give an image file"
+        problem = "is a directory; give an image file" if stat.S_ISDIR(mode) else "is not a regular file; give one"
     except (FileNotFoundError, NotADirectoryError):
         problem = "does not exist; check the path"
     except PermissionError:

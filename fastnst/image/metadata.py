@@ -35,6 +35,7 @@ _CREDITS = {
     "artist": "<dc:creator><rdf:Seq><rdf:li>{}</rdf:li></rdf:Seq></dc:creator>",
     "copyright": '<dc:rights><rdf:Alt><rdf:li xml:lang="x-default">{}</rdf:li></rdf:Alt></dc:rights>',
 }
+_NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _PARAMETERS = ("<fastnst:parameters>", "</fastnst:parameters>")
 
 
@@ -65,7 +66,8 @@ def packet(parameters: Mapping[str, Any] | None, *, shortened: bool = False) -> 
     kept = None if parameters is None else dict(parameters)
     left_out: list[str] = []
     credit = "".join(
-        _CREDITS[name].format(html.escape(text, quote=False)) for name, text in credits_in(parameters).items()
+        _CREDITS[name].format(html.escape(_NOT_XML.sub(" ", text), quote=False))
+        for name, text in credits_in(parameters).items()
     )
     while True:
         text = "" if kept is None else html.escape(to_json(kept), quote=False).join(_PARAMETERS)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeAlias, overload
 
 import numpy as np
@@ -108,12 +108,13 @@ class StreamedPicture:
         self._sha256 = digest.hexdigest()
 
     def whole(self) -> Picture:
-        rgb, alpha, top = torch.empty((3, self.height, self.width), device="cpu"), None, 0
+        empty = partial(torch.empty, dtype=torch.float32, device="cpu")
+        rgb, alpha, top = empty((3, self.height, self.width)), None, 0
         for part in self.read():
             rows = slice(top, top := top + part.height)
             rgb[:, rows] = part.rgb
             if part.alpha is not None:
-                alpha = torch.empty((1, self.height, self.width), device="cpu") if alpha is None else alpha
+                alpha = empty((1, self.height, self.width)) if alpha is None else alpha
                 alpha[:, rows] = part.alpha
         return Picture(rgb, alpha, self.name, self.tags)
 
@@ -142,7 +143,7 @@ def opaque(picture: AnyPicture) -> AnyPicture:
     """
     if next(picture.parts()).alpha is None:
         return picture
-    colours, weights = torch.zeros((3, 1, 1), dtype=torch.float64), 0.0
+    colours, weights = torch.zeros((3, 1, 1), dtype=torch.float64, device="cpu"), 0.0
     for part in picture.parts():
         if part.alpha is not None:
             colours += (part.rgb * part.alpha).sum(dim=(1, 2), keepdim=True, dtype=torch.float64)

@@ -155,7 +155,7 @@ def resized(picture: AnyPicture, sizes: Sequence[tuple[int, int]]) -> list[Pictu
         for size in sizes:
             used = layers[:2] if size == (picture.height, picture.width) else layers
             if size not in kept:
-                kept[size] = [torch.zeros((len(layer), *size)) for layer in used]
+                kept[size] = [layer.new_zeros((len(layer), *size)) for layer in used]
             for whole, rows in zip(kept[size], used, strict=True):
                 _add_rows(whole, rows, top, picture.height)
         top += part.height
@@ -186,11 +186,12 @@ def _add_rows(whole: Tensor, rows: Tensor, top: int, height: int) -> None:
     first = max(0, math.floor((top - reach) / scale) - 1)
     last = min(after, math.ceil((top + count + reach) / scale) + 1)
     # Of the rows that any of these is made of, those that are here; the weights of all sum to 1.
-    places = torch.arange(max(0, top - 3 * reach), min(height, top + count + 3 * reach), dtype=torch.float64)
-    centres = scale * (torch.arange(first, last, dtype=torch.float64) + 0.5)
+    first_place, device = max(0, top - 3 * reach), rows.device
+    places = torch.arange(first_place, min(height, top + count + 3 * reach), dtype=torch.float64, device=device)
+    centres = scale * (torch.arange(first, last, dtype=torch.float64, device=device) + 0.5)
     weights = _cubic((places + 0.5 - centres[:, None]) / max(scale, 1.0))
     weights /= weights.sum(dim=1, keepdim=True)
-    here = weights[:, top - int(places[0]) :][:, :count].to(rows.dtype)
+    here = weights[:, top - first_place :][:, :count].to(rows.dtype)
     whole[:, first:last] += here @ rows
 
 

@@ -1,6 +1,7 @@
 """Writing a picture to a file or a stream, with how it was made in its metadata."""
 
 import errno
+import io
 import math
 import os
 import shutil
@@ -144,7 +145,7 @@ def _destination(path: Target, size: tuple[int, int] | None, asked: Form) -> tup
     if isinstance(path, str | os.PathLike):
         name = os.fsdecode(path)
         form = _format_of(name, format)
-    elif hasattr(path, "write"):
+    elif hasattr(path, "write") and not isinstance(path, io.TextIOBase):
         name, form = str(getattr(path, "name", "stream")), _format_of("", format or "png")
     else:
         raise ImageError(f"output is of type {type(path).__name__}; give a path or a binary stream")

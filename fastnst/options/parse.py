@@ -320,6 +320,7 @@ _BY_TYPE: Mapping[Any, Callable[[str, Any], Any]] = MappingProxyType(
     {
         str: _name,
         int: _integer,
+        int | None: lambda spoken, value: None if value is None else _integer(spoken, value),
         float: _number,
         float | None: lambda spoken, value: None if value is None else _number(spoken, value),
     }

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,15 +14,13 @@ from torch import Tensor
 
 from fastnst.errors import OptionError
 from fastnst.feedforward.applying import Applier
-from fastnst.feedforward.file import NetworkFile, blend_weights, in_order, load_network, read_blend
-from fastnst.image.resize import edge_beside, fitted_size, resize
+from fastnst.feedforward.file import Blend, NetworkFile, blend_weights, in_order, load_network
+from fastnst.image.resize import edge_beside, fitted_size
 from fastnst.options.parse import parse_size
 from fastnst.transfer.movie import check_package, check_target, even, write_clip
 from fastnst.video.clip import BrokenFrameError, open_clip
-from fastnst.video.flow import Frame, as_frame, as_planes, motion, sharpness, warped
-from fastnst.video.options import Part, Track, read_track
-
-Blend = Sequence[float] | Mapping[float, Sequence[float] | Mapping[str, float]] | str
+from fastnst.video.flow import Frame, as_frame, fitted, motion, sharpness, warped
+from fastnst.video.options import Part, read_track
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +43,7 @@ def apply_to_clip(
     clip: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    blend: Blend | None = None,
+    blend: Blend | Mapping[Any, Any] | None = None,
     size: int | str | None = None,
     hold: float = 0.5,
     part: Part | None = None,
@@ -70,15 +68,18 @@ def apply_to_clip(
     if hold > 0:
         check_package("cv2")
     source, target = open_clip(clip, part), Path(output)
+    source.check_apart(target)
     edge = edge_beside(parse_size("content" if size is None else size), source.size)
     shape = even(target, fitted_size(*source.size, edge))
     check_target(target, source.sound_for(target) if sound else None, shape, source.rate)
     network = network if isinstance(network, NetworkFile) else load_network(network)
     names = network.network.names
-    track = read_track("blend", blend, lambda held: in_order(names, _as_blend(held)))
+    if isinstance(blend, Mapping) and not blend.keys().isdisjoint(names):
+        blend = in_order(names, blend)
+    track = read_track("blend", blend, lambda held: in_order(names, held))
     for moment in () if track is None else track.values:
         blend_weights(network.network, moment)
-    applier = Applier(network, blend=_as_blend(blend) if track is None else _at(track, 0.0), **options)
+    applier = Applier(network, blend=blend if track is None else track.values[0], **options)
     broken = None
     with tempfile.TemporaryDirectory(prefix=".fastnst-", dir=target.absolute().parent) as folder:
         paths: list[Path] = []
@@ -86,8 +87,9 @@ def apply_to_clip(
         try:
             for index, frame in enumerate(source.frames()):
                 if track is not None:
-                    applier.mix(_at(track, float(index / source.rate)))
-                content = as_frame(resize(as_planes(frame), shape))
+                    weights = track.at(float(index / source.rate))
+                    applier.mix(weights if isinstance(weights, tuple) else (weights,))
+                content = fitted(frame, shape)
                 applied = applier(content)
                 image = applied.tensor[None]
                 if before is not None and hold > 0:
@@ -104,15 +106,6 @@ def apply_to_clip(
         write_clip(target, paths, source.rate, source.sound_for(target, len(paths)) if sound else None)
     facts = {name: value for name, value in applied.parameters.items() if name != "content"}
     return AppliedClip(len(paths), shape, source.rate, facts, broken)
-
-
-def _as_blend(blend: Any) -> Any:
-    return read_blend(blend) if isinstance(blend, str) else blend
-
-
-def _at(track: Track, seconds: float) -> Sequence[float]:
-    weights = track.at(seconds)
-    return weights if isinstance(weights, tuple) else (weights,)
 
 
 def _held(image: Tensor, content: Frame, before: tuple[Frame, Tensor], hold: float) -> Tensor:

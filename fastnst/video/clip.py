@@ -2,8 +2,10 @@
 
 import itertools
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from fastnst.errors import ImageError, OptionError
-from fastnst.image.decode import MIN_SIDE
-from fastnst.image.files import PICTURE_SUFFIXES, pictures_at
+from fastnst.image.decode import MIN_SIDE, about, open_image, unread_format
+from fastnst.image.files import PICTURE_SUFFIXES, check_apart, has_content, is_in_folder, pictures_at
 from fastnst.image.read import load_image, open_picture
 from fastnst.image.write import to_pil
 from fastnst.transfer.movie import FILMS as WRITTEN
@@ -28,6 +30,7 @@ FILMS = (
 )
 """Names of videos end so, as a rule: FFmpeg reads others too."""
 ANIMATIONS = (".gif", ".webp", ".png", ".apng")
+_FORMATS = ("GIF", "WEBP", "PNG")  # Pillow opens others too, of which EPS starts another program
 FOLDER_RATE = Fraction(24)
 
 _GIVE_A_CLIP = "give a video, a GIF, a WebP or a folder of frames"
@@ -73,6 +76,14 @@ class Clip:
         start, end = self.span
         return Sound(self.name, start, end if frames is None else min(end, start + frames / self.rate))
 
+    def check_apart(self, target: Path, inputs: Iterable[object] = ()) -> None:
+        """Raises OptionError where a film at `target` would replace this clip or one of the `inputs`, or be a frame of
+        this folder the next time. (A folder that is a target is a new one.)"""
+        if target.suffix:
+            check_apart([target], (self.name, *inputs))
+        if target.suffix.lower() in PICTURE_SUFFIXES and is_in_folder(target, self.name):
+            raise OptionError(f"output {str(target)!r} is among the frames of the clip; give another folder")
+
     def frames(self) -> Iterator[Frame]:
         """The frames that are meant, in order. Raises BrokenFrameError, with the number of the frame in the file."""
         times, decoded = Counter(self.indices), self.decode()
@@ -100,18 +111,19 @@ class _File:
 
 
 def moves(path: str | os.PathLike[str]) -> bool:
-    """True for the path of a clip, False for that of one picture."""
+    """True for the path of a clip, False for that of one picture; where the suffix is no one's, by what it holds."""
     name = os.fspath(path)
-    if os.path.isdir(name):  # noqa: PTH112
-        return True
     suffix = Path(name).suffix.lower()
-    if suffix not in ANIMATIONS:
-        return suffix not in PICTURE_SUFFIXES
-    try:
-        with Image.open(name) as image:
-            return getattr(image, "n_frames", 1) > 1
-    except (OSError, ValueError, SyntaxError):
-        return False
+    if suffix in FILMS or not os.path.isfile(name):  # noqa: PTH113
+        return suffix in FILMS or os.path.isdir(name)  # noqa: PTH112
+    if suffix in (*ANIMATIONS, *PICTURE_SUFFIXES):
+        return suffix in ANIMATIONS and about(name)[0] > 1
+    with suppress(OSError):  # what reads the picture says why
+        try:
+            open_image(name, "picture")
+        except ImageError:
+            return unread_format(name) in (None, "a video")
+    return False
 
 
 def open_clip(path: str | os.PathLike[str], part: Part | None = None) -> Clip:
@@ -124,7 +136,8 @@ def open_clip(path: str | os.PathLike[str], part: Part | None = None) -> Clip:
     if os.path.isdir(name):  # noqa: PTH112 - Path("") would be the current directory
         file = _folder(name, Fraction(part.rate).limit_denominator(1001) if part.rate is not None else FOLDER_RATE)
     else:
-        _check_file(name)
+        if not has_content(name, f"clip {name!r}"):
+            raise ImageError(f"clip {name!r} is an empty file; {_GIVE_A_CLIP}")
         file = _animation(name) or _film(name)
     if min(file.size) < MIN_SIDE:
         raise ImageError(f"clip {name!r} is {file.size[1]}×{file.size[0]} pixels; give at least {MIN_SIDE}×{MIN_SIDE}")
@@ -169,19 +182,8 @@ def _at_rate(name: str, file: _File, wanted: float | None) -> tuple[Fraction, Se
     return rate, indices
 
 
-def _check_file(name: str) -> None:
-    try:
-        with Path(name).open("rb") as file:
-            filled = bool(file.read(1))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"clip {name!r} cannot be read ({reason}); check the path") from None
-    if not filled:
-        raise ImageError(f"clip {name!r} is an empty file; {_GIVE_A_CLIP}")
-
-
 def _folder(name: str, rate: Fraction) -> _File:
-    paths = pictures_at(name, "clip")
+    paths = sorted(pictures_at(name, "clip"), key=_numbered)
     first = open_picture(paths[0], role="clip")
     for path in paths[1:]:
         try:
@@ -203,23 +205,28 @@ def _folder(name: str, rate: Fraction) -> _File:
     return _File((first.height, first.width), times, len(paths) / rate, decode)
 
 
+def _numbered(path: str) -> list[str | int]:
+    """A key that sorts frame 2 before frame 10, with or without zeros before the number."""
+    return [int(part) if part.isascii() and part.isdecimal() else part for part in re.split("([0-9]+)", path)]
+
+
 def _animation(name: str) -> _File | None:
     """The frames of a moving picture that Pillow reads; None for another file."""
     if Path(name).suffix.lower() not in ANIMATIONS:
         return None
     try:
-        with Image.open(name) as image:
+        with Image.open(name, formats=_FORMATS) as image:
             (width, height), lasting = image.size, []
             for frame in ImageSequence.Iterator(image):
                 frame.load()  # it says how long it lasts once it is read
                 lasting.append(Fraction(frame.info.get("duration") or 100) / 1000)
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except Exception as error:  # Pillow has a dozen for what is broken
         raise ImageError(
             f"clip {name!r} is damaged, or not a moving picture ({reason_of(error)}); export it again"
         ) from error
 
     def decode() -> Iterator[Frame]:
-        with Image.open(name) as image:
+        with Image.open(name, formats=_FORMATS) as image:
             for frame in ImageSequence.Iterator(image):
                 yield np.asarray(_over_white(frame))
 

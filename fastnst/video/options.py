@@ -1,6 +1,5 @@
 """The options of a clip beside those of a picture, and options of the look that change along it."""
 
-import math
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 from fastnst.errors import OptionError
 from fastnst.options.keywords import OptionValues
 from fastnst.options.options import Options
-from fastnst.options.parse import option_field
+from fastnst.options.parse import option_field, parse_option
 from fastnst.options.resolve import resolve_options
 
 TRACKED = ("style_weight", "content_weight", "tv_weight", "style_scale", "style_weights")
@@ -27,26 +26,24 @@ class Part:
     Raises OptionError for what cannot be.
     """
 
-    start: float = option_field(0.0, "begin at this second of the clip", metavar="SECONDS")
+    start: float = option_field(0.0, "begin at this second of the clip", metavar="SECONDS", minimum=0)
     end: float | None = option_field(None, "end before this second", metavar="SECONDS")
-    every: int = option_field(1, "take only every N-th frame, and lower the frame rate to match")
+    every: int = option_field(1, "take only every N-th frame, and lower the frame rate to match", minimum=1)
     rate: float | None = option_field(
-        None, "convert the clip to this many frames a second first", shown="its own; 24 for a folder"
+        None,
+        "convert the clip to this many frames a second first",
+        shown="its own; 24 for a folder",
+        minimum=0.001,
+        maximum=1000,
     )
-    max_frames: int = option_field(1000, "refuse a clip with more frames than this")
+    max_frames: int = option_field(1000, "refuse a clip with more frames than this", minimum=1)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start < float("inf"):
-            raise OptionError(f"start {self.start:g} is not a time in the clip; give seconds, 0 or more")
+        for option in fields(self):
+            if option.type in (int, float, int | None, float | None):
+                object.__setattr__(self, option.name, parse_option(option, getattr(self, option.name), ""))
         if self.end is not None and not self.end > self.start:
             raise OptionError(f"end {self.end:g} is not after the start, {self.start:g}; give a later second")
-        for name, value in (("every", self.every), ("max_frames", self.max_frames)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise OptionError(
-                    f"{name.replace('_', ' ')} {value!r} is not a number of frames; give a whole number of 1 or more"
-                )
-        if self.rate is not None and not 0 < self.rate <= 1000:
-            raise OptionError(f"rate {self.rate:g} is out of range; give frames a second, more than 0, up to 1000")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +55,7 @@ class VideoOptions(Part):
         4000.0,
         "let the temporal term count this much (δ): the mean of (x − last result, warped)² where that is known, in "
         "units of the loss of the scene's first frame",
+        minimum=0,
     )
     look_back: Sequence[int] = option_field(
         (1,),
@@ -70,13 +68,19 @@ class VideoOptions(Part):
         "take at most this many steps for a frame after the first of its scene; it ends earlier when a step lowers "
         "the loss by less than --tolerance",
         shown="a tenth of the last scale's steps",
+        minimum=1,
     )
     passes: int = option_field(
-        1, "go over the clip this many times, every other time backwards, and blend in the result of the time before"
+        1,
+        "go over the clip this many times, every other time backwards, and blend in the result of the time before",
+        minimum=1,
     )
     freeze: bool = option_field(False, "change a frame only where the frames before it do not show the same thing")
     cut: float = option_field(
-        0.3, "begin a new scene if less than this part of a frame shows points of the frame before; 0 never begins one"
+        0.3,
+        "begin a new scene if less than this part of a frame shows points of the frame before; 0 never begins one",
+        minimum=0,
+        maximum=1,
     )
     flow: str | None = option_field(
         None,
@@ -87,17 +91,6 @@ class VideoOptions(Part):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "look_back", _counts(self.look_back))
-        for name, least in (("passes", 1), ("later_iterations", 1)):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise OptionError(
-                    f"{name.replace('_', ' ')} {value!r} is out of range; give a whole number of {least} or more"
-                )
-        for name, most in (("temporal_weight", math.inf), ("cut", 1.0)):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value <= most or value == math.inf:
-                above = "" if most == math.inf else f" and {most:g} at most"
-                raise OptionError(f"{name.replace('_', ' ')} {value!r} is out of range; give 0 or more{above}")
 
 
 VIDEO_OPTIONS: Mapping[str, Any] = {option.name: option for option in fields(VideoOptions)}
@@ -126,7 +119,7 @@ def _counts(value: Any) -> tuple[int, ...]:
     words = value.replace(",", " ").split() if isinstance(value, str) else value
     words = [words] if isinstance(words, int) else words
     try:
-        counts = sorted({int(word) for word in words})
+        counts = sorted({int(str(word)) for word in words})  # a half is no number of frames
     except (TypeError, ValueError):
         counts = []
     if not counts or counts[0] < 1:
@@ -162,7 +155,7 @@ def read_track(name: str, value: Any, numbers: Callable[[Any], Sequence[Any]] | 
     """
     spoken = name.replace("_", " ")
     if isinstance(value, str) and ":" in value:
-        points = [_POINT.fullmatch(word) for word in value.split()]
+        points = [_POINT.fullmatch(word) for word in re.split(r"\s+(?=[0-9]*\.?[0-9]+s?:)", value.strip())]
         if None in points:
             raise OptionError(f'{spoken} {value!r} cannot be read; write moments and values, such as "0:1 5s:20"')
         pairs: list[tuple[Any, Any]] = [(point[1], point[2]) for point in points if point is not None]

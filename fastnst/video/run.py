@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from fastnst.errors import ImageError, OptionError, counted
-from fastnst.image.files import check_apart
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.resize import at_size, fitted_size
 from fastnst.network.runtime import versions
@@ -128,7 +127,10 @@ class Production:
         self.size = even(target, image_size(Canvas(*source.size), options.size, options))
         look = replace(look, given={**look.given, **_sized(options, self.size)})
         check_target(target, source.sound_for(target) if video.sound else None, self.size, source.rate)
-        check_apart([target], [source.name])
+        styles = style if isinstance(style, list | tuple) else [style]
+        source.check_apart(
+            target, (*styles, options.init, *(of for mask in options.masks or () for of in mask.sources))
+        )
         masks = _moving_masks(options, source, video)
         # What is wrong with styles, masks and options is found before the clip is decoded.
         self._studio, self.work = Studio(style, look, video), Work(work_folder(target))

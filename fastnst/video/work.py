@@ -39,15 +39,26 @@ class Work:
 
     folder: Path
 
+    @property
+    def record(self) -> Path:
+        """The file that is there as soon as frames are made."""
+        return self.folder / "run.json"
+
     def saved(self, *, resume: bool) -> dict[str, Any] | None:
         """The record of the frames to go on with; None for a new run. Raises CheckpointError where there are frames and
         should not be, or the reverse, and where the record cannot be read."""
-        path = self.folder / "run.json"
+        path = self.record
         if path.exists() and not resume:
             raise CheckpointError(
                 f"{str(self.folder)!r} has the frames of a run that was stopped; continue with --resume, or delete it"
             )
         if not resume:
+            # In the end the folder is deleted. A run that was killed while it read the clip leaves these two.
+            if others := {path.name for path in self.folder.glob("[!.]*")} - {"content", "masks"}:
+                raise CheckpointError(
+                    f"{str(self.folder)!r}, where the frames are to be kept, has files of others, such as "
+                    f"{min(others)!r}; give it or the output another name"
+                )
             return None
         if not path.exists():
             raise CheckpointError(f"there is no {str(self.folder)!r} to continue from; leave --resume out")
@@ -65,7 +76,7 @@ class Work:
         """Keeps what the run is made of, or compares it with what was `saved`. Raises CheckpointError."""
         present = {"format": FORMAT, **json.loads(json.dumps(record))}
         if saved is None:
-            with replacing(self.folder / "run.json") as file:
+            with replacing(self.record) as file:
                 file.write(json.dumps(present, indent=1).encode())
             return
         for name, value in present["same"].items():

@@ -33,7 +33,7 @@ from fastnst.transfer.result import Iterate
 from fastnst.transfer.run import Watch
 from fastnst.transfer.stylizer import Stylizer
 from fastnst.video.run import FrameDone, Production
-from fastnst.video.work import work_folder
+from fastnst.video.work import Work, work_folder
 
 KEPT_STYLES = 2
 """Stylizers that a worker keeps: each has its styles' pictures and targets. Tasks come by groups, so few are enough."""
@@ -295,7 +295,7 @@ class Worker:
                 raise Interrupted
 
         try:
-            resume = self._resume and work_folder(output).exists()
+            resume = self._resume and Work(work_folder(output)).record.exists()
             production = Production(task.content, list(task.styles), output, resume=resume, **vars(task.options))
             if self._resume and production.is_there():
                 production.work.remove()

@@ -16,7 +16,7 @@ from fastnst.app.cli.job import style_paths
 from fastnst.app.cli.run import Stop, on_stop_signal
 from fastnst.errors import FastnstError, OptionError, counted
 from fastnst.feedforward.applying import Applier
-from fastnst.feedforward.file import SHIPPED, load_network, read_blend
+from fastnst.feedforward.file import SHIPPED, load_network
 from fastnst.feedforward.loop import SUFFIX
 from fastnst.feedforward.network import Architecture
 from fastnst.feedforward.onnx import check_onnx, export_onnx
@@ -89,14 +89,13 @@ def run_apply(parsed: argparse.Namespace) -> int:
         flag, what = given[0].replace("_", "-"), "clip" if is_clip else "picture"
         raise OptionError(f"--{flag} has no effect on a {what}; leave it out")
     if is_clip:
-        check_apart([parsed.output], parsed.images)
         return _apply_to_clip(parsed)
     pairs = _pairs(parsed.images, parsed.output) if parsed.images else []
     form: Form = {"format": parsed.format, "bit_depth": parsed.bit_depth, "quality": parsed.quality}
     if len(pairs) == 1:
         check_output_path(Outputs(output=pairs[0][1]).target, **form)
     network = load_network(parsed.network)
-    apply = Applier(network, blend=None if parsed.blend is None else read_blend(parsed.blend), **_options(parsed))
+    apply = Applier(network, blend=parsed.blend, **_options(parsed))
     if parsed.onnx is not None:
         difference = export_onnx(parsed.onnx, network.network)
         if not parsed.quiet:

@@ -16,6 +16,7 @@ from fastnst.app.cli.run import on_stop_signal
 from fastnst.errors import FastnstError, Interrupted, OptionError, counted
 from fastnst.image.files import check_apart, is_in_folder
 from fastnst.image.write import check_output_path, save_image
+from fastnst.options.masks import parse_masks
 from fastnst.options.parse import in_words
 from fastnst.video.clip import open_clip
 from fastnst.video.flow import as_planes
@@ -35,7 +36,8 @@ def run(parsed: argparse.Namespace) -> int:
         if is_in_folder(parsed.preview, parsed.clip):
             raise OptionError(f"--preview {parsed.preview} is among the frames of the clip; give another folder")
     styles = style_paths(parsed.styles, parsed.output)
-    check_apart(filter(None, (parsed.output, parsed.preview)), (parsed.clip, *styles, values.get("init")))
+    masks = [source for mask in parse_masks(values.get("masks")) or () for source in mask.sources]
+    check_apart(filter(None, (parsed.output, parsed.preview)), (parsed.clip, *styles, values.get("init"), *masks))
     watch = _Watch(parsed.preview, quiet=parsed.quiet)
     with on_stop_signal():
         try:
