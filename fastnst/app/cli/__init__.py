@@ -55,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _complain(f"interrupted. {stop}".removesuffix(". "))
             return EXIT_INTERRUPTED
         except BrokenPipeError:
-            # The reader of our output has had enough; the interpreter must not try to write the rest.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_output()
             return EXIT_BAD_INPUT
         except (MemoryError, RuntimeError) as error:
             from fastnst.network.runtime import is_out_of_memory  # after torch
@@ -129,6 +128,11 @@ def _make_streams_safe() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def drop_output() -> None:
+    """Lets the standard output, which nobody reads any more, go nowhere: the interpreter writes the rest at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(message: object) -> None:
