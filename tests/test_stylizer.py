@@ -2,6 +2,7 @@
 
 import base64
 import io
+import pickle
 import re
 import signal
 from dataclasses import replace
@@ -146,6 +147,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_image(
     result = caught.value.result
     assert torch.equal(result.tensor, images[1][0].clamp(0, 1))
     assert len(result.losses) == 2
+    # As it comes from the process of a pool.
+    assert torch.equal(pickle.loads(pickle.dumps(caught.value)).result.tensor, result.tensor)
 
 
 @pytest.mark.parametrize(

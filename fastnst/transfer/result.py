@@ -146,3 +146,6 @@ class DivergedError(FastnstError):
     def __init__(self, message: str, result: Result) -> None:
         super().__init__(message)
         self.result = result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DivergedError, (*self.args, self.result)
