@@ -27,7 +27,6 @@ from fastnst.image.read import open_picture
 from fastnst.image.write import check_output_path
 from fastnst.loss.networks import Networks
 from fastnst.network.runtime import is_out_of_memory
-from fastnst.options.options import Options
 from fastnst.transfer.inputs import fingerprint
 from fastnst.transfer.result import Iterate
 from fastnst.transfer.run import Watch
@@ -231,7 +230,9 @@ class Worker:
         self._should_stop, self._note, self._resume = should_stop, note, resume
         self._networks = Networks()
         self._fingerprint = cache(fingerprint)
-        self._stylizer = lru_cache(KEPT_STYLES)(self._made)
+        self._stylizer = lru_cache(KEPT_STYLES)(
+            lambda styles, options: Stylizer(list(styles), networks=self._networks, **vars(options))
+        )
 
     def __call__(self, iterate: Iterate) -> bool:
         self._note(iterate.share)
@@ -303,6 +304,3 @@ class Worker:
             )
         height, width = result.size
         return Outcome(task, "done", facts={"width": width, "height": height, "frames": result.frames})
-
-    def _made(self, styles: tuple[str, ...], options: Options) -> Stylizer:
-        return Stylizer(list(styles), networks=self._networks, **vars(options))

@@ -117,12 +117,12 @@ def _check_complete(record: dict[str, Any], image: str) -> None:
     if not has_canvas and not isinstance(content, dict):
         missing.append("content")
     inputs = [] if missing else [*([] if content is None else [content]), *record["styles"]]
-    if missing or not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in inputs):
-        raise OptionError(
-            f"{image!r} lacks {', '.join(missing) or 'its inputs'} in its metadata; make it again with fastnst stylize"
-        )
-    if "init" not in record["options"]:
-        raise OptionError(f"{image!r} lacks the option init in its metadata; make it again with fastnst stylize")
+    if not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in inputs):
+        missing.append("its inputs")
+    elif not missing and "init" not in record["options"]:
+        missing.append("the option init")
+    if missing:
+        raise OptionError(f"{image!r} lacks {', '.join(missing)} in its metadata; make it again with fastnst stylize")
 
 
 def _place(image: str, missing: list[tuple[str, str]], role: str, recorded: object, given: str | None = None) -> str:
