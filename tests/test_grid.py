@@ -91,7 +91,7 @@ def test_a_sheet_that_cannot_be_written_there_is_saved_elsewhere(
 
 def test_the_papers_grid(tmp_path: Path, pictures: tuple[str, str]) -> None:
     out = tmp_path / "grid.jpg"
-    assert cli.main(["grid", *pictures, "-o", str(out), *FAST, "--iterations", "1"]) == 0
+    assert cli.main(["grid", *pictures, "-o", str(out), *FAST, "--iterations", "1", "--size", "75%"]) == 0
     made = read_parameters(out)
     assert made["down"]["values"][4].split() == [f"conv{block}_1" for block in range(1, 6)]
     assert made["across"] == {"option": "style_weight", "values": ["100000", "10000", "1000", "100"]}

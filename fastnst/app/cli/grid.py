@@ -79,8 +79,8 @@ def run_grid(parsed: argparse.Namespace) -> int:
         across = make_axis(["style_weight", *(f"{beta:g}" for beta in betas)], "--across")
     if down.option is not None and down.option == across.option:
         raise OptionError(f"{down.option} is on both axes; choose another option for one of them")
-    for name in (axis.option for axis in (down, across) if axis.option in given):
-        raise OptionError(f"{name} has no effect beside the values of its axis; leave it out", str(name))
+    for name in given.keys() & {down.option, across.option}:
+        raise OptionError(f"{name.replace('_', ' ')} has no effect beside the values of its axis; leave it out", name)
     outputs = Outputs(output=parsed.output, quiet=parsed.quiet)
     styles = style_paths(parsed.styles, *outputs.paths, *([] if parsed.keep is None else [f"{parsed.keep}/1.png"]))
     cells = [{**given, **row, **column} for row in down.settings for column in across.settings]
