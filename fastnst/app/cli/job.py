@@ -78,13 +78,12 @@ class Job:
         return source(self.content), [source(style) for style in self.styles], options
 
     @property
-    def masks(self) -> list[Any]:
-        return [source for mask in parse_masks(self.options.get("masks")) or () for source in mask.sources]
-
-    @property
     def inputs(self) -> list[Any]:
-        """All that the run reads: paths, and what is none."""
-        return [self.content, *self.styles, self.options.get("init"), self.options.get("weights"), *self.masks]
+        """All that the run reads: paths, and what is none. Raises OptionError for masks that cannot be."""
+        masks = [source for mask in parse_masks(self.options.get("masks")) or () for source in mask.sources]
+        if STANDARD in masks:
+            raise OptionError("a mask cannot come from the standard input; give its path")
+        return [self.content, *self.styles, self.options.get("init"), self.options.get("weights"), *masks]
 
     def check(self) -> None:
         """Raises FastnstError where an output could not be written, is an input, or is another output.
@@ -119,8 +118,6 @@ class Job:
         if outputs.save_every is not None:
             output = Path(outputs.output)
             targets += output.parent.glob(f"{glob.escape(output.stem)}_[0-9]*{glob.escape(output.suffix)}")
-        if STANDARD in self.masks:
-            raise OptionError("a mask cannot come from the standard input; give its path")
         check_apart(targets, self.inputs)
 
 
