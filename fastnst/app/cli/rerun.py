@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,7 @@ def run(parsed: argparse.Namespace) -> int:
     missing: list[tuple[str, str]] = []
     place = partial(_place, parsed.image, missing)
     content = recorded_canvas(record) or place("content", record["content"]["name"], parsed.content)
-    given = style_paths(parsed.styles or [], *outputs.paths) or [None] * len(record["styles"])
+    given: Sequence[str | None] = style_paths(parsed.styles or [], *outputs.paths) or [None] * len(record["styles"])
     if len(given) != len(record["styles"]):
         raise OptionError(
             f"you gave {counted(len(given), 'style')}, and the image was made from {len(record['styles'])}; give all "
