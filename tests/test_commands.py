@@ -90,15 +90,20 @@ def test_info_of_a_stream(made: Path, piped: Any) -> None:
     assert json.loads(written.getvalue()) == read_parameters(made)
 
 
-def test_a_reader_that_has_had_enough(pictures: tuple[str, str]) -> None:
+def test_a_reader_that_has_had_enough(pictures: tuple[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fastnst", "stylize", *pictures, "-o", "-", "--quiet", *FAST]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    place = tmp_path / "here"
+    place.mkdir()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=place) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
         text = process.stderr.read()
     assert process.returncode == 1
-    assert b"Traceback" not in text
+    (rescued,) = place.iterdir()
+    said = f"fastnst: error: nobody reads the standard output any more; the image is saved in {rescued}"
+    assert text.decode().splitlines() == [said]
+    assert read_parameters(rescued)["final"]["iteration"] >= 1
 
 
 def test_terminals_and_closed_streams(pictures: tuple[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

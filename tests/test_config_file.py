@@ -10,6 +10,7 @@ from fastnst.app.cli import build_parser
 from fastnst.app.cli.arguments import read_config
 from fastnst.app.cli.stylize import make_job
 from fastnst.errors import OptionError
+from fastnst.options.resolve import resolve_options
 
 WHOLE = """
 size = 768
@@ -53,6 +54,14 @@ def test_a_file_sets_what_the_command_leaves_open(tmp_path: Path) -> None:
     changed = job("--config", path, "--size", "512", "--bit-depth", "8", "--style-layers", "conv5_1", "--json")
     assert (changed.options["size"], changed.options["style_layers"]) == (512, "conv5_1")
     assert (changed.outputs.bit_depth, changed.outputs.json, changed.outputs.save_every) == (8, True, 10)
+
+
+def test_values_of_a_file_need_fit_together_only_with_those_of_the_command(tmp_path: Path) -> None:
+    path = str(written(tmp_path, "iterations = [3, 2, 1]\nstyle_weight = 0"))
+    made = job("--config", path, "--scales", "8 16 32", "--style-weight", "5")
+    assert (made.options["iterations"], resolve_options(**made.options).scales) == ([3, 2, 1], (8, 16, 32))
+    with pytest.raises(OptionError, match="3 counts of iterations for 2 scales"):
+        resolve_options(**job("--config", path).options)
 
 
 def test_nothing_given_is_nothing_set(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """`fastnst grid` and `fastnst compare`: which runs they make, what stands on the sheet, what they refuse."""
 
 import io
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -58,9 +60,38 @@ def test_a_grid_with_one_axis(axis: str, shape: tuple[int, int], tmp_path: Path,
     assert sorted(path.name for path in keep.iterdir()) == ["1.png", "2.png"]
 
 
+def test_a_cell_that_diverges_costs_no_other(tmp_path: Path, pictures: tuple[str, str], capsys: Any) -> None:
+    out = tmp_path / "grid.png"
+    words = ["--across", "learning_rate", "1", "1e38", *FAST, *SHALLOW, "--iterations", "4"]
+    assert cli.main(["grid", *pictures, "-o", str(out), *words]) == 0
+    said = capsys.readouterr().err
+    assert "warning: picture 2 of 2: the loss became" in said
+    assert "the sheet has the best image before that" in said
+    assert len(read_parameters(out)["cells"][0]) == 2
+
+
+def test_a_sheet_that_cannot_be_written_there_is_saved_elsewhere(
+    tmp_path: Path, pictures: tuple[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, place = tmp_path / "here", tmp_path / "place"
+    here.mkdir()
+    place.mkdir()
+    monkeypatch.chdir(here)
+
+    def made(*words: Any, **facts: Any) -> Image.Image:
+        shutil.rmtree(place)
+        return sheet.contact_sheet(*words, **facts)
+
+    monkeypatch.setattr(grid, "contact_sheet", made)
+    assert cli.main(["compare", *pictures, "-o", str(place / "sheet.jpg")]) == 1
+    (rescued,) = here.iterdir()
+    assert f"; the sheet is saved in {rescued}" in capsys.readouterr().err
+    assert read_parameters(rescued) == {"compared": list(pictures)}
+
+
 def test_the_papers_grid(tmp_path: Path, pictures: tuple[str, str]) -> None:
     out = tmp_path / "grid.jpg"
-    assert cli.main(["grid", *pictures, "-o", str(out), *FAST, "--iterations", "1"]) == 0
+    assert cli.main(["grid", *pictures, "-o", str(out), *FAST, "--iterations", "1", "--size", "75%"]) == 0
     made = read_parameters(out)
     assert made["down"]["values"][4].split() == [f"conv{block}_1" for block in range(1, 6)]
     assert made["across"] == {"option": "style_weight", "values": ["100000", "10000", "1000", "100"]}

@@ -54,7 +54,8 @@ def test_csv_and_json_lines_say_the_same(name: str, text: str, lines: tuple[int,
 @pytest.mark.parametrize("delimiter", [";", "\t"])
 def test_what_spreadsheets_write_is_read(delimiter: str, tmp_path: Path) -> None:
     rows = [["content", "style", "size"], ["Größe, groß.png", "x.png", "64"], ["", "", ""]]
-    text = "\r\n".join(delimiter.join(cells) for cells in rows)
+    # Columns without anything, as a sheet has that was wider once.
+    text = "\r\n".join(delimiter.join([*cells, "", ""]) for cells in rows)
     (row,) = read_manifest(written(tmp_path, "pairs.tsv", "\ufeff".encode() + text.encode()))
     assert (Path(row.content).name, row.options) == ("Größe, groß.png", {"size": 64})
 
@@ -67,6 +68,8 @@ def test_paths_are_taken_from_the_manifests_folder(tmp_path: Path) -> None:
     assert Path(found.content).parts[1:] == ("abs", "a.png")
     assert [Path(style) for style in found.styles] == [tmp_path / "../x.png"]
     assert (found.options["init"], Path(found.options["weights"])) == ("noise", tmp_path / "own.safetensors")
+    (found,) = read_manifest(written(tmp_path, "p.ndjson", json.dumps({**row, "init": "a" * 300})))
+    assert found.options["init"] == "a" * 300
 
 
 # The table of bad input has what is not here.

@@ -241,7 +241,9 @@ def test_the_command(tmp_path: Path, style: str, capsys: pytest.CaptureFixture[s
     source, out = moving.folder_of(tmp_path / "in", moving.pan(3)), tmp_path / "out.mp4"
     words = ["video", str(source), style, "-o", str(out), "--size", "63", "--iterations", "10", "--weights", "random"]
     words += ["--style-layers", "conv1_1", "--content-layers", "conv1_2", "--rate", "12", "--content-weight", "0:1 1:2"]
-    assert main([*words, "--preview", str(tmp_path / "now.png"), "--json"]) == 0
+    config = tmp_path / "clip.toml"
+    config.write_text(f"preview = '{tmp_path / 'now.png'}'\njson = true")
+    assert main([*words, "--config", str(config)]) == 0
     told = capsys.readouterr()
     facts = json.loads(told.out)
     assert (facts["frames"], facts["width"], facts["height"], facts["rate"]) == (3, 62, 46, 12)
@@ -256,8 +258,13 @@ def test_the_command(tmp_path: Path, style: str, capsys: pytest.CaptureFixture[s
     assert "cannot be the name of a clip" in capsys.readouterr().err
     assert main([*words, "--preview", str(source / "now.png")]) == 1
     assert "is among the frames of the clip" in capsys.readouterr().err
-    assert main([*words, "--preview", style]) == 1
-    assert "is also an input and would be overwritten" in capsys.readouterr().err
+    mask = str(tmp_path / "now.png")
+    for more in (["--preview", style], ["--preview", mask, "--mask", f"content={mask}"]):
+        assert main([*words, *more]) == 1
+        assert "is also an input and would be overwritten" in capsys.readouterr().err
+    config.write_text("movie_every = 3")
+    assert main([*words, "--config", str(config)]) == 1
+    assert "clip.toml': movie_every has no effect on a clip; leave it out" in capsys.readouterr().err
     assert main(["video", str(source), str(tmp_path / "none.png"), "-o", str(tmp_path / "b.mp4")]) == 1
     assert not work_folder(tmp_path / "b.mp4").exists()
 
@@ -313,7 +320,7 @@ def test_clips_in_a_batch(tmp_path: Path, style: str, capsys: pytest.CaptureFixt
     source = tmp_path / "pan.mp4"
     write_clip(source, sorted((tmp_path / "frames").iterdir()), Fraction(12))
     words = ["batch", "--content", str(source), "--style", style, "-o", str(tmp_path / "out"), "--json"]
-    words += ["--size", "48", "--iterations", "4", "--weights", "random", "--style-layers", "conv1_1"]
+    words += ["--size", "48x48", "--iterations", "4", "--weights", "random", "--style-layers", "conv1_1"]
     words += ["--content-layers", "conv1_2", "--workers", "1"]
     # A run that was killed while it read the clip leaves some frames, and no record.
     (work_folder(tmp_path / "out" / "pan_style.mp4") / "content").mkdir(parents=True)

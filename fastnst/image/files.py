@@ -148,8 +148,9 @@ def _identity(path: str | os.PathLike[str]) -> object:
 
 
 def is_in_folder(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
-    """True where a file `path` is, or would be, one of those that `pictures_at` looks at in `folder`."""
-    return os.path.isdir(folder) and os.path.realpath(Path(path).parent) == os.path.realpath(folder)  # noqa: PTH112
+    """True where a file `path` is, or would be, one of those that `pictures_at` finds in `folder`."""
+    is_picture = Path(path).suffix.lower() in PICTURE_SUFFIXES
+    return is_picture and os.path.isdir(folder) and os.path.realpath(Path(path).parent) == os.path.realpath(folder)  # noqa: PTH112
 
 
 def make_folder(name: str, what: str = "output") -> None:

@@ -44,6 +44,15 @@ def check_look(look: Look, cell: int) -> None:
     _Pen(look.sized(cell)[0], look.font)
 
 
+def check_cells(count: int, size: tuple[int, int]) -> None:
+    """Raises OptionError where so many cells of `size`, (height, width), have more than 400 million pixels."""
+    height, width = size
+    if count * height * width > _MOST_PIXELS:
+        raise OptionError(
+            f"the sheet would be of {count} cells of {width}×{height} pixels; use smaller cells or fewer of them"
+        )
+
+
 def contact_sheet(
     cells: Sequence[Sequence[Tensor | None]],
     *,
@@ -62,8 +71,8 @@ def contact_sheet(
     row_labels, column_labels: a label for each row or column, or none at all; `captions` are texts under the cells. One
     that is wider than its place is broken between words, and shortened after four lines.
 
-    Raises OptionError where there are no pictures, as many labels or captions as there must be, or more than 400
-    million pixels, and for a font that cannot be read.
+    Raises OptionError where there are no pictures, or not as many labels or captions as there must be, and as
+    `check_look` and `check_cells` do.
     """
     look = look or Look()
     check_look(look, cell)
@@ -82,17 +91,15 @@ def contact_sheet(
     beside = min(width, max((pen.width(label) for label in row_labels), default=0))
     left = gap + (beside + gap if row_labels else 0)
     columns = max(len(row) for row in cells)
+    check_cells(len(cells) * columns, (height, width))
     whole_width = left + columns * (width + gap)
     heading = pen.label(title, whole_width - 2 * gap)
     above = [pen.label(label, width) for label in column_labels]
     under = [[pen.label(caption, width) for caption in row] for row in captions] or [[]] * len(cells)
     top, room = gap + _room([heading], gap), _room(above, gap)
     row_heights = [height + _room(row, gap) + gap for row in under]
-    whole_height = top + room + sum(row_heights)
-    if whole_height * whole_width > _MOST_PIXELS:
-        raise OptionError(f"the sheet would be {whole_width}×{whole_height} pixels; use smaller cells or fewer of them")
 
-    sheet = Image.new("RGB", (whole_width, whole_height), _PAPER)
+    sheet = Image.new("RGB", (whole_width, top + room + sum(row_heights)), _PAPER)
     sheet.paste(heading, (gap, gap))
     lefts = [left + column * (width + gap) for column in range(columns)]
     for label, x in zip(above, lefts, strict=False):

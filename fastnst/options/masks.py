@@ -32,6 +32,11 @@ class Mask:
         return [self.content, *(source for _, source in self.styles if source is not None)]
 
 
+def is_series(value: Any) -> bool:
+    """True for what has items, which an array without dimensions has not."""
+    return isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0
+
+
 def parse_masks(value: Any) -> tuple[Mask, ...] | None:
     """The regions that `value` gives, a sequence with one item for each:
 
@@ -44,7 +49,7 @@ def parse_masks(value: Any) -> tuple[Mask, ...] | None:
     """
     if value is None:
         return None
-    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+    if isinstance(value, str | Mapping) or not is_series(value):
         raise OptionError(f"masks {_described(value)} are not a list of regions; for each region {_FORM}")
     return tuple(_mask(item) for item in value) or None
 

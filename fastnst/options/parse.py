@@ -18,7 +18,7 @@ from typing import Any, Literal, TypedDict, Unpack, get_type_hints
 
 from fastnst.errors import OptionError
 from fastnst.network.architecture import canonical_layer
-from fastnst.options.masks import parse_masks
+from fastnst.options.masks import is_series, parse_masks
 
 LayerWeights = tuple[tuple[str, float], ...]
 Scales = int | tuple[int, ...] | Literal["auto"] | None
@@ -133,7 +133,7 @@ def _items(value: Any) -> list[Any]:
     """The items of a sequence, or the value alone; words of a text are numbers where they read as such."""
     if isinstance(value, str):
         return [_literal(word) for word in value.replace(",", " ").split()]
-    if not isinstance(value, Iterable):
+    if not is_series(value):
         return [value]
     return [part for item in value for part in (_items(item) if isinstance(item, str) else [item])]
 
@@ -169,7 +169,7 @@ def parse_scales(value: Any) -> Scales:
     if value is None or (isinstance(value, str) and value in ("none", "auto")):
         return "auto" if value == "auto" else None
     items = _items(value)
-    is_list = isinstance(value, Iterable) and not isinstance(value, str)
+    is_list = is_series(value) and not isinstance(value, str)
     if not is_list and not all(isinstance(edge, Integral) for edge in items or [""]):
         raise OptionError(
             f"scales {value!r} is not possible; give auto, none, a number of scales, or a list of long edges in pixels"
@@ -237,13 +237,14 @@ def parse_tile(value: Any) -> int | str:
         return str(word)
     if isinstance(word, str) and word.isdecimal() and len(word) <= _MEMORY_BITS:
         word = int(word)
-    if isinstance(word, bool) or not isinstance(word, int):
+    if isinstance(word, bool) or not isinstance(word, Integral):
         raise OptionError(f"tile {value!r} is not possible; give auto, none, or a number of pixels")
-    if word.bit_length() > _MEMORY_BITS:
+    edge = int(word)
+    if edge.bit_length() > _MEMORY_BITS:
         raise OptionError("tile is larger than any picture; give a number of pixels, auto or none")
-    if word < 1:
-        raise OptionError(f"tile {word} is too small; give a number of pixels, 1 or more, auto or none")
-    return word
+    if edge < 1:
+        raise OptionError(f"tile {edge} is too small; give a number of pixels, 1 or more, auto or none")
+    return edge
 
 
 _ELSEWHERE: Mapping[str, str] = MappingProxyType(
@@ -346,7 +347,7 @@ def _layers(spoken: str, value: Any, network: str) -> LayerWeights:
     kind = spoken.removesuffix(" layers")
     if isinstance(value, Mapping):
         value = [(str(layer), weight) for layer, weight in value.items()]
-    if not isinstance(value, Iterable):
+    if not is_series(value):
         raise OptionError(f"{spoken} {value!r} are not possible; give names, or a mapping from name to weight")
     named = [layer for item in ([value] if isinstance(value, str) else value) for layer in _named_layers(item)]
     layers = tuple(

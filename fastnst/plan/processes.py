@@ -143,7 +143,7 @@ ALONE = Ranks()
 
 def are_launched() -> bool:
     """True where torchrun, or what sets RANK and WORLD_SIZE as it does, started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
 
 
 @contextmanager

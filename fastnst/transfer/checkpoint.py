@@ -19,7 +19,7 @@ from fastnst.network.weights_file import check_archive
 from fastnst.options.masks import mask_hashes
 from fastnst.options.options import START_WORDS
 from fastnst.replacing import newest, previous, replacing
-from fastnst.transfer.inputs import Styles, recorded_canvas
+from fastnst.transfer.inputs import Styles, check_given, recorded_canvas
 from fastnst.transfer.result import LossRecord
 
 FORMAT = 3
@@ -80,11 +80,9 @@ class SavedRun:
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Content, styles and options to go on with: those that are given, or else where the run read them.
 
-        Raises CheckpointError for a picture that was no file, and for one that the run did without.
+        Raises CheckpointError for a picture that was no file, OptionError for one that the run had not.
         """
-        for role, given in (("content", content), ("init", init), ("masks", masks)):
-            if given is not None and self.parameters.get(role) is None:
-                raise CheckpointError(f"{role} was given, and the run was made without such a picture; leave it out")
+        check_given(self.parameters, content=content, init=init, mask=masks)
         options, sources = dict(self.parameters["options"]), self.sources
         source: Any = recorded_canvas(self.parameters)
         if source is None:
@@ -98,7 +96,7 @@ class SavedRun:
                     raise CheckpointError(
                         "a mask of this run was not a file; give all masks again, with masks=… or --mask"
                     )
-        options["masks"] = options.get("masks") and masks
+        options["masks"] = masks
         if style is None:
             named = zip(sources["styles"], self.parameters["styles"], strict=True)
             style = [_source("style", place, None, picture) for place, picture in named]

@@ -90,6 +90,15 @@ def recorded_canvas(parameters: Mapping[str, Any]) -> Canvas | None:
     return Canvas(last["height"], last["width"])
 
 
+def check_given(parameters: Mapping[str, Any], **given: object) -> None:
+    """Raises OptionError for a `content`, `init` or `mask` that is given to the run of these `parameters`, which had
+    none to find elsewhere."""
+    options = parameters["options"]
+    had = {"content": parameters["content"], "init": options["init"] not in START_WORDS, "mask": options.get("masks")}
+    for role in (role for role, picture in given.items() if picture is not None and not had[role]):
+        raise OptionError(f"{role} has no effect, because the run was made without such a picture; leave it out", role)
+
+
 def most_pixels(options: Mapping[str, Any]) -> int:
     """The most pixels that are read of a file, by options that may not be resolved yet. Raises OptionError."""
     given = {name: options[name] for name in ("max_pixels",) if name in options}

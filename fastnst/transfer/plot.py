@@ -65,7 +65,9 @@ def draw_losses(records: Sequence[LossRecord], path: Path, parameters: Mapping[s
     axes.legend(frameon=False)
     _mark_scales(axes, records)
     if note:
-        figure.supxlabel(note, fontsize=8, color="#444444")
+        # Of the names of files: a dollar is no formula, and what is no Unicode cannot be drawn.
+        text = note.encode(errors="replace").decode()
+        figure.supxlabel(text, fontsize=8, color="#444444", parse_math=False)
     try:
         with replacing(real_target(str(path))) as file:
             figure.savefig(file, format=path.suffix[1:].lower(), dpi=150)

@@ -148,4 +148,4 @@ class DivergedError(FastnstError):
         self.result = result
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.result)
+        return DivergedError, (*self.args, self.result)

@@ -110,6 +110,8 @@ def _csv_lines(text: str, name: str) -> _Lines:
     if not lines:
         return []
     (first, header), *rest = lines
+    while not header[-1].strip():  # a spreadsheet's column without anything
+        header.pop()
     (columns,) = for_each(
         [header], lambda _: f"{name}, line {first}", lambda cells: _named([(cell.strip(), None) for cell in cells])
     )
@@ -167,7 +169,7 @@ def _row(where: str, record: _Record, folder: Path) -> Row:
     options = {name: value for name, value in record.items() if name in OPTIONS}
     for name, words in _WORDS.items():
         value = _path(name, options.get(name, words[0]))
-        if value not in words and (folder / value).is_file():
+        if value not in words and os.path.isfile(folder / value):  # noqa: PTH113 - a long text would raise
             options[name] = str(folder / value)
     if options.get("masks") is not None:
         masks = parse_masks(options["masks"]) or ()

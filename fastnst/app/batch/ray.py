@@ -64,8 +64,7 @@ def run_on_ray(
             if time.monotonic() > patient_until and ray.available_resources().get("CPU", 0) < threads:
                 patient_until = math.inf
                 many = f"{threads} free CPUs" if threads > 1 else "a free CPU"
-                text = f"the Ray cluster has no machine with {many} yet; waiting for one; Ctrl-C ends the wait"
-                warn(text)
+                warn(f"the Ray cluster has no machine with {many} yet; waiting for one; Ctrl-C ends the wait")
             if not stopping and should_stop():
                 stopping = True
                 for reference in at_work:

@@ -14,19 +14,21 @@ from typing import Any
 import torch
 
 from fastnst.app.batch.manifest import ManifestError, Row, for_each
-from fastnst.errors import ImageError, OptionError, counted
+from fastnst.errors import ImageError, OptionError
 from fastnst.image.files import contents, make_folder, pictures_at
 from fastnst.image.metadata import read_parameters, to_json
 from fastnst.image.read import open_picture
 from fastnst.image.write import check_output_path
+from fastnst.loss.targets import style_shares
 from fastnst.network.runtime import resolve_runtime
 from fastnst.network.weights import load_weights
 from fastnst.options.options import START_WORDS, Options
 from fastnst.options.resolve import resolve_options
 from fastnst.plan.machine import room_on
-from fastnst.transfer.inputs import changed_inputs, sized
+from fastnst.transfer.inputs import Canvas, changed_inputs, sized
 from fastnst.transfer.movie import FILMS, SUFFIXES, check_target
 from fastnst.video.clip import FILMS as CLIPS
+from fastnst.video.clip import open_clip
 
 NAME_PATTERN = "{content}_{style}.png"
 _FIELDS = ("content", "style", "number")
@@ -117,13 +119,11 @@ def make_tasks(
 
     def task(numbered: tuple[int, Row]) -> Task:
         number, row = numbered
-        options = resolve_options(**sized({**base, **row.options}, row.content))
-        count = len(options.style_weights or row.styles)
-        if count != len(row.styles):
-            raise OptionError(
-                f"you gave {counted(count, 'style weight')} for {counted(len(row.styles), 'style image')}; "
-                "give one for each"
-            )
+        given = {**base, **row.options}
+        is_measured = isinstance(given.get("size"), str) and is_film(row.content)
+        content = Canvas(*open_clip(row.content).size) if is_measured else row.content
+        options = resolve_options(**sized(given, content))
+        style_shares(options.style_weights, len(row.styles))
         runtime(options.device, options.precision, options.backend)
         source, sha256 = weights(options.weights, options.network, options.taps, options.filter_scaling)
         if options.weights == "auto":
@@ -152,10 +152,8 @@ def _check_place(task: Task) -> None:
 
 def grouped(tasks: Iterable[Task]) -> list[Task]:
     """Tasks of the same styles and options one after the other, in the order of their first."""
-    groups: dict[Any, list[Task]] = {}
-    for task in tasks:
-        groups.setdefault(task.group, []).append(task)
-    return [task for group in groups.values() for task in group]
+    places: dict[Any, int] = {}
+    return sorted(tasks, key=lambda task: places.setdefault(task.group, len(places)))
 
 
 def with_memory_shares(tasks: Iterable[Task], workers: int) -> list[Task]:

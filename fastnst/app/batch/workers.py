@@ -17,7 +17,7 @@ from functools import cache, lru_cache, partial
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event as Flag
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -27,7 +27,6 @@ from fastnst.image.read import open_picture
 from fastnst.image.write import check_output_path
 from fastnst.loss.networks import Networks
 from fastnst.network.runtime import is_out_of_memory
-from fastnst.options.options import Options
 from fastnst.transfer.inputs import fingerprint
 from fastnst.transfer.result import Iterate
 from fastnst.transfer.run import Watch
@@ -215,35 +214,29 @@ def _run(task: Task) -> Outcome:
     return _worker.run(task)
 
 
-@dataclass(frozen=True)
-class _Look:
-    """The callback of a worker's runs, which needs no image."""
-
-    should_stop: Callable[[], bool]
-    note: Callable[[float], None]
-    lazy: ClassVar[bool] = True
-
-    def __call__(self, iterate: Iterate) -> bool:
-        self.note(iterate.share)
-        return not self.should_stop()
-
-
 class Worker:
-    """Makes the pictures of tasks, one after the other, and keeps what the next one can use.
+    """Makes the pictures of tasks, one after the other, and keeps what the next one can use; it is the callback of its
+    runs, which needs no image.
 
     `should_stop` is asked after each evaluation; a picture that it stops is not written. `note` hears how far the
     picture is, 0 to 1. With `resume`, an output that is there already is not made again.
     """
 
+    lazy = True
+
     def __init__(
         self, should_stop: Callable[[], bool], note: Callable[[float], None] = lambda _: None, *, resume: bool = False
     ) -> None:
-        self._should_stop, self._note = should_stop, note
-        self._watch = Watch(callback=_Look(should_stop, note), callback_every=None)
-        self._resume = resume
+        self._should_stop, self._note, self._resume = should_stop, note, resume
         self._networks = Networks()
         self._fingerprint = cache(fingerprint)
-        self._stylizer = lru_cache(KEPT_STYLES)(self._made)
+        self._stylizer = lru_cache(KEPT_STYLES)(
+            lambda styles, options: Stylizer(list(styles), networks=self._networks, **vars(options))
+        )
+
+    def __call__(self, iterate: Iterate) -> bool:
+        self._note(iterate.share)
+        return not self._should_stop()
 
     def run(self, task: Task) -> Outcome:
         """Makes and writes one picture. Every Exception ends in the outcome."""
@@ -266,7 +259,7 @@ class Worker:
             content = open_picture(task.content, role="content", max_pixels=pixels)
             prepared = self._stylizer(*task.group).prepare(content)
             check_output_path(task.output, prepared.scales[-1].size)
-            result = prepared.run(self._watch)
+            result = prepared.run(Watch(callback=self, callback_every=None))
             if result.stopped == "callback":
                 return Outcome(task, "interrupted")
             result.save(task.output)
@@ -311,6 +304,3 @@ class Worker:
             )
         height, width = result.size
         return Outcome(task, "done", facts={"width": width, "height": height, "frames": result.frames})
-
-    def _made(self, styles: tuple[str, ...], options: Options) -> Stylizer:
-        return Stylizer(list(styles), networks=self._networks, **vars(options))

@@ -43,7 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = _plain_warning
         warnings.simplefilter("always", FastnstWarning)
         try:
-            _check_alone(parsed)
+            together = getattr(parsed, "together", False)
+            if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ and not together:
+                raise OptionError(
+                    "only stylize, texture, reconstruct and resume can be shared by several processes; start this "
+                    "command without torchrun"
+                )
             module, name = parsed.run.split(".")
             code = int(getattr(import_module(f"fastnst.app.cli.{module}"), name)(parsed))
             sys.stdout.flush()
@@ -55,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _complain(f"interrupted. {stop}".removesuffix(". "))
             return EXIT_INTERRUPTED
         except BrokenPipeError:
-            # The reader of our output has had enough; the interpreter must not try to write the rest.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_output()
             return EXIT_BAD_INPUT
         except (MemoryError, RuntimeError) as error:
             from fastnst.network.runtime import is_out_of_memory  # after torch
@@ -66,10 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _complain("there is not enough memory; lower --size, or close other programs")
             return EXIT_BAD_INPUT
         except OSError as error:
-            _complain(
-                f"{error.strerror or error} while writing to the standard output or a file; free some space or choose "
-                "another place"
-            )
+            where = "while writing to the standard output or a file"
+            where = where if error.filename is None else f"at {error.filename!r}"
+            _complain(f"{error.strerror or error} {where}; free some space or choose another place")
             return EXIT_BAD_INPUT
 
 
@@ -93,15 +96,6 @@ def usable_cores() -> int | None:
         granted, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
         share = math.ceil(granted / period)
     return max(1, min(len(cores), share))
-
-
-def _check_alone(parsed: argparse.Namespace) -> None:
-    """Raises OptionError where torchrun started several processes of a command that one does alone."""
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ and not getattr(parsed, "together", False):
-        raise OptionError(
-            "only stylize, texture, reconstruct and resume can be shared by several processes; start this command "
-            "without torchrun"
-        )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -129,6 +123,11 @@ def _make_streams_safe() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def drop_output() -> None:
+    """Lets the standard output, which nobody reads any more, go nowhere: the interpreter writes the rest at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(message: object) -> None:

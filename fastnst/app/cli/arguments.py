@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from fastnst.errors import OptionError
-from fastnst.options.options import GROUPS, NEEDS, Options
-from fastnst.options.parse import hint_for, option_field, parse_size, picture_of
+from fastnst.options.options import GROUPS, Options
+from fastnst.options.parse import hint_for, option_field, parse_option, parse_size, picture_of
 from fastnst.options.presets import PRESETS
-from fastnst.options.resolve import resolve_options
 
 if TYPE_CHECKING:
     from fastnst.image.write import Form
@@ -84,6 +83,12 @@ class Outputs:
     @property
     def target(self) -> str | IO[bytes]:
         return sys.stdout.buffer if self.output == STANDARD else self.output
+
+    @property
+    def paths(self) -> list[str]:
+        """All files but those that --save-every numbers."""
+        paths = (self.output, self.preview, self.plot, self.movie, self.checkpoint)
+        return [path for path in paths if path is not None and path != STANDARD]
 
     @property
     def label(self) -> str:
@@ -333,8 +338,10 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         if isinstance(given.get("size"), str):
             # What it means is known beside a content.
             read_option("size", given.pop("size"))
-        # Those may only make sense beside options of the command.
-        resolve_options(**{option: value for option, value in given.items() if option not in NEEDS})
+        network = parse_option(OPTIONS["network"], given.get("network", Options.network), "")
+        # Each alone: what they mean together is known beside the command's.
+        for option, value in given.items():
+            parse_option(OPTIONS[option], value, network)
     except OptionError as error:
         raise OptionError(f"config {name!r}: {error}") from None
     return settings

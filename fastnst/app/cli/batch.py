@@ -6,8 +6,8 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,8 @@ def run(parsed: argparse.Namespace) -> int:
             say("each picture stops after its present iteration; press Ctrl-C again to stop at once")
         return stopping
 
-    try:
-        log_path.write_text("")
-    except OSError as error:
-        problem = f"the log {log_path} cannot be written ({error.strerror})"
-        raise FastnstError(f"{problem}; give another log with --log") from error
-    bar = tqdm(total=len(tasks), unit="image", disable=True if parsed.quiet else None, file=sys.stderr, bar_format=_BAR)
-    with ExitStack() as stack:
-        stack.callback(_remove_if_empty, log_path)
-        for context in (bar, on_stop_signal(stop)):
-            stack.enter_context(context)
+    facts: dict[str, Any] = {"disable": True if parsed.quiet else None, "file": sys.stderr, "bar_format": _BAR}
+    with _log(log_path), tqdm(total=len(tasks), unit="image", **facts) as bar, on_stop_signal(stop):
         report = _Report(log_path, bar, json=parsed.json)
         lost = missing_inputs(tasks)
         for outcome in lost:
@@ -93,10 +85,20 @@ def _tasks(parsed: argparse.Namespace) -> list[Task]:
     return tasks[first - 1 :: count]
 
 
-def _remove_if_empty(path: Path) -> None:
-    with suppress(OSError):
-        if path.stat().st_size == 0:
-            path.unlink()
+@contextmanager
+def _log(path: Path) -> Iterator[None]:
+    """Empties the log, and removes it where it is empty in the end. Raises FastnstError where it cannot be written."""
+    try:
+        path.write_text("")
+    except OSError as error:
+        problem = f"the log {path} cannot be written ({error.strerror})"
+        raise FastnstError(f"{problem}; give another log with --log") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if path.stat().st_size == 0:
+                path.unlink()
 
 
 def _place_of(tasks: Sequence[Task]) -> str:

@@ -16,17 +16,19 @@ from tqdm import tqdm
 
 from fastnst.app.cli import say
 from fastnst.app.cli.arguments import OPTIONS, Outputs, given_options, read_option
-from fastnst.app.cli.job import Job
-from fastnst.errors import ImageError, OptionError, counted
+from fastnst.app.cli.job import Job, style_paths
+from fastnst.app.cli.run import written
+from fastnst.errors import FastnstError, ImageError, OptionError, counted, warn
 from fastnst.image.files import check_apart, make_folder
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image, open_picture
-from fastnst.image.sheet import Look, check_look, contact_sheet, differing_options, in_rows
+from fastnst.image.resize import fitted_size
+from fastnst.image.sheet import Look, check_cells, check_look, contact_sheet, differing_options, in_rows
 from fastnst.image.write import check_output_path, save_image
 from fastnst.network.architecture import PAPER_STYLE_LAYERS
-from fastnst.options.resolve import resolve_options
-from fastnst.transfer.inputs import most_pixels, sized
-from fastnst.transfer.result import Result
+from fastnst.options.resolve import unsized_options
+from fastnst.transfer.inputs import most_pixels
+from fastnst.transfer.result import DivergedError, Result
 from fastnst.transfer.stylizer import Stylizer
 
 _MOST_VALUES = 64
@@ -47,9 +49,6 @@ class Axis:
     @property
     def labels(self) -> list[str]:
         return [f"{(self.option or '').replace('_', ' ')} {value}" for value in self.values]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"option": self.option, "values": list(self.values)}
 
 
 def make_axis(words: Sequence[str], flag: str) -> Axis:
@@ -73,33 +72,40 @@ def run_grid(parsed: argparse.Namespace) -> int:
     down, across = make_axis(parsed.down or [], "--down"), make_axis(parsed.across or [], "--across")
     if parsed.down is None and parsed.across is None:
         given = {"preset": "gatys", **given}
-        preset = resolve_options(**{name: value for name, value in given.items() if name != "style_weight"})
+        preset = unsized_options(given)
         betas = [factor * preset.last_style_weight for factor in _TIMES_BETA]
         ratios = [f"α/β {preset.content_weight / beta:.0e}" for beta in betas]
         down = make_axis(_DOWN, "--down")
         across = make_axis(["style_weight", *(f"{beta:g}" for beta in betas)], "--across")
     if down.option is not None and down.option == across.option:
         raise OptionError(f"{down.option} is on both axes; choose another option for one of them")
-    Job(parsed.content, parsed.styles, given, Outputs(output=parsed.output)).check()
+    for name in given.keys() & {down.option, across.option}:
+        raise OptionError(f"{name.replace('_', ' ')} has no effect beside the values of its axis; leave it out", name)
+    outputs = Outputs(output=parsed.output, quiet=parsed.quiet)
+    styles = style_paths(parsed.styles, *outputs.paths, *([] if parsed.keep is None else [f"{parsed.keep}/1.png"]))
     cells = [{**given, **row, **column} for row in down.settings for column in across.settings]
+    jobs = [Job(parsed.content, styles, cell, outputs) for cell in cells]
+    jobs[0].check()
     most = max(map(most_pixels, cells))
     content = open_picture(parsed.content, role="content", max_pixels=most)
-    resolved = [resolve_options(**sized(cell, content)) for cell in cells]
-    size = min(384, max(options.size for options in resolved)) if parsed.cell is None else parsed.cell
-    look = Look(font=parsed.font)
+    edges = [max(Stylizer(styles, **cell).prepare(content).scales[-1].size) for cell in cells]
+    size, look = min(384, max(edges)) if parsed.cell is None else parsed.cell, Look(font=parsed.font)
     check_look(look, size)
-    for cell in cells:
-        Stylizer(parsed.styles, **cell).prepare(content)
+    check_cells(len(cells), fitted_size(content.height, content.width, size))
     columns = len(across.settings)
     names = [f"{index // columns + 1}_{index % columns + 1}.png" for index in range(len(cells))]
     if down.option is None or across.option is None:
         names = [f"{index + 1}.png" for index in range(len(cells))]
-    make_kept_folder(parsed.keep, names, parsed.output, [parsed.content, *parsed.styles])
+    make_kept_folder(parsed.keep, names, outputs, [source for job in jobs for source in job.inputs])
     made: list[Result] = []
     disabled = True if parsed.quiet else None
     for name, cell in zip(tqdm(names, unit="picture", disable=disabled, file=sys.stderr), cells, strict=True):
-        # A stylizer for each, let go at once: it holds a network.
-        made.append(Stylizer(parsed.styles, **cell)(content))
+        try:
+            # A stylizer for each, let go at once: it holds a network.
+            made.append(Stylizer(styles, **cell)(content))
+        except DivergedError as error:
+            warn(f"picture {len(made) + 1} of {len(cells)}: {error}; the sheet has the best image before that")
+            made.append(error.result)
         if parsed.keep is not None:
             made[-1].save(Path(parsed.keep) / name)
     results = in_rows(made, columns)
@@ -112,8 +118,8 @@ def run_grid(parsed: argparse.Namespace) -> int:
         look=look,
     )
     cells_of = [[result.parameters for result in row] for row in results]
-    parameters = {"down": down.as_dict(), "across": across.as_dict(), "cells": cells_of}
-    save_sheet(sheet, parsed.output, parameters, quiet=parsed.quiet)
+    axes = {name: {"option": axis.option, "values": axis.values} for name, axis in (("down", down), ("across", across))}
+    save_sheet(sheet, outputs, {**axes, "cells": cells_of})
     return 0
 
 
@@ -125,7 +131,8 @@ def run_compare(parsed: argparse.Namespace) -> int:
             f"you gave {counted(len(parsed.labels), 'label')} for "
             f"{counted(len(parsed.images), 'picture')}; give one for each"
         )
-    Job(parsed.images[0], parsed.images[1:], {}, Outputs(output=parsed.output)).check()
+    outputs = Outputs(output=parsed.output)
+    Job(parsed.images[0], parsed.images[1:], {}, outputs).check()
     pictures = [load_image(path, role="the") for path in parsed.images]
     captions = parsed.labels or _captions(parsed.images)
     rows = partial(in_rows, columns=parsed.columns, width=pictures[0].width, height=pictures[0].height)
@@ -136,7 +143,7 @@ def run_compare(parsed: argparse.Namespace) -> int:
         title=parsed.title,
         look=Look(font=parsed.font),
     )
-    save_sheet(sheet, parsed.output, {"compared": list(parsed.images)})
+    save_sheet(sheet, outputs, {"compared": list(parsed.images)})
     return 0
 
 
@@ -152,20 +159,22 @@ def _captions(paths: Sequence[str]) -> list[str]:
     return [": ".join(filter(None, (Path(path).name, differing.get(index)))) for index, path in enumerate(paths)]
 
 
-def make_kept_folder(folder: str | None, names: Sequence[str], output: str, inputs: Sequence[str]) -> None:
-    """Makes the folder in which pictures of these `names` are kept, beside the `output`. Raises FastnstError where they
-    cannot be written, or would replace that or an input."""
+def make_kept_folder(folder: str | None, names: Sequence[str], outputs: Outputs, inputs: Sequence[object]) -> None:
+    """Makes the folder in which pictures of these `names` are kept, beside the sheet. Raises FastnstError where they
+    cannot be written, or where they or the sheet would replace each other or an input."""
+    paths = [] if folder is None else [str(Path(folder) / name) for name in names]
     if folder is not None:
         make_folder(folder)
-        paths = [Path(folder) / name for name in names]
-        for path in paths:
-            check_output_path(path)
-        check_apart((output, *paths), inputs)
+    for path in paths:
+        check_output_path(path)
+    check_apart((*outputs.paths, *paths), inputs)
 
 
-def save_sheet(sheet: Image, output: str, parameters: Mapping[str, Any], *, quiet: bool = False) -> None:
-    """Writes the sheet, with `parameters` in its metadata, to the path `output` or for `-` as PNG, and says so."""
-    outputs = Outputs(output=output)
-    save_image(outputs.target, load_image(sheet, role="the").rgb, parameters=parameters)
-    if not quiet:
-        say(f"saved {outputs.label} ({sheet.width}×{sheet.height})")
+def save_sheet(sheet: Image, outputs: Outputs, parameters: Mapping[str, Any]) -> None:
+    """Writes the sheet, with `parameters` in its metadata, to its path or for `-` as PNG, and says so. Raises
+    FastnstError, which says where it is, where that fails."""
+    place, problem = written(partial(save_image, rgb=load_image(sheet, role="the").rgb, parameters=parameters), outputs)
+    if problem is not None:
+        raise FastnstError(f"{problem}; the sheet is saved in {place}")
+    if not outputs.quiet:
+        say(f"saved {place} ({sheet.width}×{sheet.height})")

@@ -77,6 +77,14 @@ class Job:
         options = {name: source(value) if name == "init" else value for name, value in self.options.items()}
         return source(self.content), [source(style) for style in self.styles], options
 
+    @property
+    def inputs(self) -> list[Any]:
+        """All that the run reads: paths, and what is none. Raises OptionError for masks that cannot be."""
+        masks = [source for mask in parse_masks(self.options.get("masks")) or () for source in mask.sources]
+        if STANDARD in masks:
+            raise OptionError("a mask cannot come from the standard input; give its path")
+        return [self.content, *self.styles, self.options.get("init"), self.options.get("weights"), *masks]
+
     def check(self) -> None:
         """Raises FastnstError where an output could not be written, is an input, or is another output.
 
@@ -102,8 +110,7 @@ class Job:
                     "or give a path with -o"
                 )
         check_output_path(outputs.target, **outputs.form)
-        written = (outputs.preview, outputs.plot, outputs.movie, outputs.checkpoint)
-        targets = [Path(path) for path in (*written, outputs.output) if path is not None and path != STANDARD]
+        targets = list(map(Path, outputs.paths))
         if outputs.checkpoint is not None:
             check_checkpoint(Path(outputs.checkpoint))
         if outputs.plot is not None:
@@ -111,12 +118,7 @@ class Job:
         if outputs.save_every is not None:
             output = Path(outputs.output)
             targets += output.parent.glob(f"{glob.escape(output.stem)}_[0-9]*{glob.escape(output.suffix)}")
-        masks = [source for mask in parse_masks(self.options.get("masks")) or () for source in mask.sources]
-        if STANDARD in masks:
-            raise OptionError("a mask cannot come from the standard input; give its path")
-        check_apart(
-            targets, (self.content, *self.styles, self.options.get("init"), self.options.get("weights"), *masks)
-        )
+        check_apart(targets, self.inputs)
 
 
 def settings_of(parsed: argparse.Namespace) -> tuple[dict[str, Any], Outputs]:
@@ -125,15 +127,16 @@ def settings_of(parsed: argparse.Namespace) -> tuple[dict[str, Any], Outputs]:
     return given_options(settings), Outputs.of(settings)
 
 
-def style_paths(styles: Sequence[str], output: str) -> list[str]:
+def style_paths(styles: Sequence[str], *outputs: str) -> list[str]:
     """The styles, each folder among them replaced by the pictures in it, by name.
 
-    Raises ImageError as `pictures_at` does, and OptionError where `output` would be among them the next time.
+    Raises ImageError as `pictures_at` does, and OptionError where one of the `outputs` would be among them the next
+    time.
     """
     for style in styles:
-        if output != STANDARD and is_in_folder(output, style):
+        for output in (output for output in outputs if is_in_folder(output, style)):
             raise OptionError(
-                f"-o {output} is in the folder of the styles, so the next run would read the output as a style; give "
-                "another folder"
+                f"the output {output} is in the folder of the styles, so the next run would read the output as a "
+                "style; give another folder"
             )
     return [path for style in styles for path in pictures_at(style, "style")]

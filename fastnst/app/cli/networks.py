@@ -174,11 +174,11 @@ def _pairs(images: list[str], output: str) -> list[tuple[str, str]]:
     if STANDARD in (*images, output):
         raise OptionError("- works for one picture only; give paths for several, and a folder with -o")
     sources = [path for image in images for path in pictures_at(image, "content")]
-    if Path(output).is_file():
-        raise OptionError(f"several pictures need a folder after -o, and {output!r} is a file")
-    make_folder(output)
-    folder, pairs = Path(output), dict[str, str]()
     known = {extension for form in FORMATS.values() for extension in form.extensions}
+    folder, pairs = Path(output), dict[str, str]()
+    if folder.is_file() or (folder.suffix.lower() in known and not folder.is_dir()):
+        raise OptionError(f"several pictures need a folder after -o, and {output!r} is a file, or the name of a file")
+    make_folder(output)
     for source in sources:
         path = Path(source)
         target = folder / (path.name if path.suffix.lower() in known else f"{path.stem}.png")

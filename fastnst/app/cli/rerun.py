@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import Any
 
 from fastnst.app.cli import say
 from fastnst.app.cli.arguments import Outputs
-from fastnst.app.cli.job import Job
+from fastnst.app.cli.job import Job, style_paths
 from fastnst.app.cli.run import execute
 from fastnst.errors import OptionError, counted, warn
 from fastnst.feedforward.file import load_network
+from fastnst.image.files import check_apart
 from fastnst.image.metadata import blend_in, read_parameters
 from fastnst.image.picture import Picture
 from fastnst.image.read import load_image
@@ -22,7 +23,7 @@ from fastnst.network.runtime import as_before, resolve_runtime, versions
 from fastnst.options.masks import parse_masks
 from fastnst.options.options import START_WORDS, Options
 from fastnst.options.resolve import resolve_options
-from fastnst.transfer.inputs import Canvas, changed_inputs, fingerprint, recorded_canvas
+from fastnst.transfer.inputs import Canvas, changed_inputs, check_given, fingerprint, recorded_canvas
 from fastnst.transfer.result import Iterate, Result
 
 _FLAGS = {"style": "styles"}
@@ -33,11 +34,14 @@ def run(parsed: argparse.Namespace) -> int:
     if (command := _apply_command(record, parsed)) is not None:
         raise OptionError(f"{parsed.image!r} was made by fastnst apply; to make it again, type: {command}")
     _check_complete(record, parsed.image)
+    check_given(record, content=parsed.content, init=parsed.init, mask=parsed.masks)
+    outputs = Outputs.of(vars(parsed))
+    check_apart(outputs.paths, [parsed.image])
     original = load_image(parsed.image, role="the")
     missing: list[tuple[str, str]] = []
     place = partial(_place, parsed.image, missing)
     content = recorded_canvas(record) or place("content", record["content"]["name"], parsed.content)
-    given = parsed.styles or [None] * len(record["styles"])
+    given: Sequence[str | None] = style_paths(parsed.styles or [], *outputs.paths) or [None] * len(record["styles"])
     if len(given) != len(record["styles"]):
         raise OptionError(
             f"you gave {counted(len(given), 'style')}, and the image was made from {len(record['styles'])}; give all "
@@ -72,12 +76,11 @@ def run(parsed: argparse.Namespace) -> int:
             raise OptionError(f"{problem}; give the right one, or add --changed to continue with this one")
         warn(f"{problem}; the run continues with this one")
     _warn_of_differences(record, resolved)
-    final = (record.get("final") or {}) if record.get("stopped") else {}
+    final = record["final"] if record.get("stopped") and isinstance(record.get("final"), dict) else {}
 
     def stop_where_it_stopped(iterate: Iterate) -> bool:
         return (iterate.record.iteration, iterate.record.scale) != (final.get("iteration"), final.get("scale"))
 
-    outputs = Outputs.of(vars(parsed))
     code, result = execute(Job(content, styles, options, outputs), stop_where_it_stopped)
     if not outputs.quiet:
         say(f"{_difference(result, original)}")
@@ -114,12 +117,12 @@ def _check_complete(record: dict[str, Any], image: str) -> None:
     if not has_canvas and not isinstance(content, dict):
         missing.append("content")
     inputs = [] if missing else [*([] if content is None else [content]), *record["styles"]]
-    if missing or not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in inputs):
-        raise OptionError(
-            f"{image!r} lacks {', '.join(missing) or 'its inputs'} in its metadata; make it again with fastnst stylize"
-        )
-    if "init" not in record["options"]:
-        raise OptionError(f"{image!r} lacks the option init in its metadata; make it again with fastnst stylize")
+    if not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in inputs):
+        missing.append("its inputs")
+    elif not missing and "init" not in record["options"]:
+        missing.append("the option init")
+    if missing:
+        raise OptionError(f"{image!r} lacks {', '.join(missing)} in its metadata; make it again with fastnst stylize")
 
 
 def _place(image: str, missing: list[tuple[str, str]], role: str, recorded: object, given: str | None = None) -> str:

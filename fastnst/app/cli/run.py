@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fastnst.app.cli import EXIT_INTERRUPTED, say
+from fastnst.app.cli import EXIT_INTERRUPTED, drop_output, say
 from fastnst.app.cli.arguments import STANDARD, Outputs
 from fastnst.app.cli.job import Job, callbacks_of, watch_of
 from fastnst.errors import FastnstError, FastnstWarning, ImageError, Interrupted, OptionError, counted, warn
@@ -133,7 +133,6 @@ class _Watch:
     outputs: Outputs
     bar: Any = None
     interrupted: bool = False
-    saving: bool = False
     last: Iterate | None = field(default=None, repr=False)
     lazy: ClassVar[bool] = True
 
@@ -143,41 +142,18 @@ class _Watch:
         return not self.interrupted
 
     def save(self, result: Result) -> None:
-        place, problem = self.written(result)
+        place, problem = written(result.save, self.outputs)
         if problem is not None:
             self.last = None  # it is saved
             raise FastnstError(f"{problem}; the image is saved in {place}")
 
-    def written(self, image: Result | Iterate) -> tuple[str, ImageError | None]:
-        """Writes the image; where that fails, to another place than was asked for. Returns where it is, and why there
-        if so. Ctrl-C waits until that is done, and torchrun's SIGTERM does.
-
-        Raises ImageError where it can be written nowhere.
-        """
-        outputs, self.saving = self.outputs, True
-        try:
-            image.save(outputs.target, **outputs.form)
-            return outputs.label, None
-        except ImageError as error:
-            suffix = f".{outputs.format or 'png'}" if outputs.output == STANDARD else Path(outputs.output).suffix
-            path = rescued(lambda path: image.save(path, **outputs.form), suffix)
-            # It needs next to no memory to be written.
-            path = path or rescued(lambda path: image.save(path, format="npy"), ".npy")
-            if path is None:
-                raise
-            return str(path), error
-        finally:
-            self.saving = False
-
     def place(self, image: Result | Iterate) -> str:
         """Writes the image, and says where it is, and why there."""
-        place, problem = self.written(image)
+        place, problem = written(image.save, self.outputs)
         return place if problem is None else f"{place}, because {problem}"
 
     def stop(self, number: int, frame: object) -> None:
         """Ends the run at the first signal after the present iteration, at the second one at once."""
-        if self.saving:
-            return
         if self.interrupted or self.last is None:
             raise KeyboardInterrupt
         self.interrupted = True
@@ -190,6 +166,30 @@ class _Watch:
             return f"The image of iteration {self.last.record.iteration} is in {self.place(self.last)}"
         except ImageError as error:
             return f"The image of iteration {self.last.record.iteration} is lost: {error}"
+
+
+def written(save: Function[..., None], outputs: Outputs) -> tuple[str, FastnstError | None]:
+    """Writes an image by its `save`; where that fails, to another place than was asked for. Returns where it is, and
+    why there if so. Ctrl-C has no effect meanwhile, nor has torchrun's SIGTERM.
+
+    Raises ImageError where it can be written nowhere.
+    """
+    with on_stop_signal(lambda *_: None):
+        try:
+            save(outputs.target, **outputs.form)
+            return outputs.label, None
+        except ImageError as error:
+            problem = error
+        except BrokenPipeError:
+            drop_output()
+            problem = ImageError("nobody reads the standard output any more")
+        suffix = f".{outputs.format or 'png'}" if outputs.output == STANDARD else Path(outputs.output).suffix
+        path = rescued(lambda path: save(path, **outputs.form), suffix)
+        # It needs next to no memory to be written.
+        path = path or rescued(lambda path: save(path, format="npy"), ".npy")
+        if path is None:
+            raise problem
+        return str(path), problem
 
 
 class Stop:

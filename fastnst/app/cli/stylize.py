@@ -14,7 +14,8 @@ from fastnst.app.cli.job import Job, settings_of, style_paths
 from fastnst.app.cli.run import execute_together
 from fastnst.errors import OptionError
 from fastnst.image.read import load_image
-from fastnst.image.sheet import Look, check_look
+from fastnst.image.resize import fitted_size
+from fastnst.image.sheet import Look, check_cells, check_look
 from fastnst.options.resolve import resolve_options
 from fastnst.plan.processes import are_launched
 from fastnst.transfer.checkpoint import CheckpointError, load_run
@@ -38,7 +39,8 @@ def run_stylize(parsed: argparse.Namespace) -> int:
 
 def make_job(parsed: argparse.Namespace) -> Job:
     """The job of the parsed arguments. Raises FastnstError as `settings_of` and `style_paths` do."""
-    return Job(parsed.content, style_paths(parsed.styles, parsed.output), *settings_of(parsed))
+    options, outputs = settings_of(parsed)
+    return Job(parsed.content, style_paths(parsed.styles, *outputs.paths), options, outputs)
 
 
 def run_texture(parsed: argparse.Namespace) -> int:
@@ -46,18 +48,19 @@ def run_texture(parsed: argparse.Namespace) -> int:
     size = options.pop("size", 512)
     canvas = parse_canvas(size if parsed.canvas is None else parsed.canvas)
     options = texture_options(canvas, options, tileable=parsed.tileable)
-    return execute_together(Job(canvas, style_paths(parsed.styles, parsed.output), options, outputs))
+    return execute_together(Job(canvas, style_paths(parsed.styles, *outputs.paths), options, outputs))
 
 
 def run_resume(parsed: argparse.Namespace) -> int:
     if getattr(parsed, "checkpoint", None) is not None:
         raise CheckpointError("a resumed run keeps using its own checkpoint; leave --checkpoint out")
     path = Path(parsed.saved)
+    outputs = replace(Outputs.of(vars(parsed)), checkpoint=parsed.saved)
+    given = None if parsed.styles is None else style_paths(parsed.styles, *outputs.paths)
     content, styles, options = load_run(path, check=False).inputs(
-        content=parsed.content, style=parsed.styles, init=parsed.init, masks=parsed.masks
+        content=parsed.content, style=given, init=parsed.init, masks=parsed.masks
     )
     options.update(given_options(vars(parsed), ("device", "tile", "max_memory")))
-    outputs = replace(Outputs.of(vars(parsed)), checkpoint=parsed.saved)
     return execute_together(Job(content, styles, options, outputs), saved=path)
 
 
@@ -87,7 +90,8 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: Ou
     for name in _OF_ONE_RUN:
         if getattr(outputs, name):
             raise OptionError(f"--{name.replace('_', '-')} works for one run, and a figure takes several; leave it out")
-    Job(parsed.image, [], options, outputs).check()
+    job = Job(parsed.image, [], options, outputs)
+    job.check()
     layers = tuple(parsed.layer.replace(",", " ").split()) if parsed.layer else FIGURE_LAYERS
     names = [f"{kind}_{layer}.png" for kind in ("style", "content") for layer in layers]
     source = standard_input() if parsed.image == STANDARD else parsed.image
@@ -95,7 +99,8 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: Ou
     resolved = resolve_options(**sized(content_options(layers, options), image))
     cell, look = parsed.cell if parsed.cell is not None else min(256, resolved.size), Look(font=parsed.font)
     check_look(look, cell)
-    make_kept_folder(parsed.keep, names, parsed.output, [parsed.image])
+    check_cells(2 * (len(layers) + 1), fitted_size(image.height, image.width, cell))
+    make_kept_folder(parsed.keep, names, outputs, job.inputs)
     with tqdm(total=len(names), unit="picture", disable=True if outputs.quiet else None, file=sys.stderr) as bar:
         left = iter(names)
 
@@ -107,5 +112,5 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: Ou
         figure = reconstruction_figure(image, layers, made=made, **options)
     sheet = figure.sheet(cell=cell, title=parsed.title, look=look)
     cells = [[result.parameters for result in row] for row in (figure.style, figure.content)]
-    save_sheet(sheet, parsed.output, {"layers": list(layers), "cells": cells}, quiet=outputs.quiet)
+    save_sheet(sheet, outputs, {"layers": list(layers), "cells": cells})
     return 0

@@ -10,13 +10,12 @@ from typing import Any
 from tqdm import tqdm
 
 from fastnst.app.cli import say
-from fastnst.app.cli.arguments import OPTIONS, given_options, read_config, read_option
-from fastnst.app.cli.job import style_paths
+from fastnst.app.cli.arguments import OPTIONS, OUTPUTS, Outputs, given_options, read_config, read_option
+from fastnst.app.cli.job import Job, style_paths
 from fastnst.app.cli.run import on_stop_signal
 from fastnst.errors import FastnstError, Interrupted, OptionError, counted
 from fastnst.image.files import check_apart, is_in_folder
 from fastnst.image.write import check_output_path, save_image
-from fastnst.options.masks import parse_masks
 from fastnst.options.parse import in_words
 from fastnst.video.clip import open_clip
 from fastnst.video.flow import as_planes
@@ -26,8 +25,12 @@ from fastnst.video.score import score_clip
 
 
 def run(parsed: argparse.Namespace) -> int:
-    settings = {**(read_config(parsed.config) if "config" in parsed else {}), **vars(parsed)}
-    values = given_options(settings, (*OPTIONS, *VIDEO_OPTIONS))
+    config = read_config(parsed.config) if "config" in parsed else {}
+    for name in (name for name in config if name in OUTPUTS):
+        if name not in parsed:
+            raise OptionError(f"config {parsed.config!r}: {name} has no effect on a clip; leave it out")
+        setattr(parsed, name, getattr(parsed, name) or config[name])
+    values = given_options({**config, **vars(parsed)}, (*OPTIONS, *VIDEO_OPTIONS))
     for name in TRACKED:
         if isinstance(values.get(name), str) and ":" not in values[name]:
             values[name] = read_option(name, values[name])
@@ -35,9 +38,9 @@ def run(parsed: argparse.Namespace) -> int:
         check_output_path(parsed.preview)
         if is_in_folder(parsed.preview, parsed.clip):
             raise OptionError(f"--preview {parsed.preview} is among the frames of the clip; give another folder")
-    styles = style_paths(parsed.styles, parsed.output)
-    masks = [source for mask in parse_masks(values.get("masks")) or () for source in mask.sources]
-    check_apart(filter(None, (parsed.output, parsed.preview)), (parsed.clip, *styles, values.get("init"), *masks))
+    outputs = Outputs(output=parsed.output, preview=parsed.preview)
+    styles = style_paths(parsed.styles, *outputs.paths)
+    check_apart(outputs.paths, Job(parsed.clip, styles, values, outputs).inputs)
     watch = _Watch(parsed.preview, quiet=parsed.quiet)
     with on_stop_signal():
         try:
