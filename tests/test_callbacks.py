@@ -212,7 +212,7 @@ def test_loss_plot(suffix: str, tmp_path: Path) -> None:
             assert f"<!-- {label} -->" in text
         assert "variation" not in text  # its weight is 0
     # Names of files that are neither formulas nor Unicode.
-    draw_losses([iterate.record for iterate in run()], path, {}, note="a$x_$b of \udcff.png")
+    draw_losses([iterate.record for iterate in run()], path, PARAMETERS, note="a$x_$b of \udcff.png")
 
 
 def test_a_loss_plot_of_a_run_that_ended_early_has_the_weights_of_its_scales(
