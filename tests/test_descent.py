@@ -198,6 +198,12 @@ def test_the_loss_scale_follows_a_leap_of_the_loss() -> None:
     for loss, factor in ((10.0, 2.0**18), (1.0, 2.0**18), (20.0, 2.0**17), (1e7, 2.0**-2), (1e30, 2.0**-22)):
         scale.follow(torch.tensor(loss))
         assert scale.factor.item() == factor
+    # A first image that is its own target.
+    scale = LossScale(runtime("fp16"))
+    scale.anchor(torch.tensor(0.0))
+    for loss in (0.0, 5.0):
+        scale.follow(torch.tensor(loss))
+        assert scale.factor.item() == 2.0**18
     exact = LossScale(runtime("bf16"))
     exact.anchor(torch.tensor(10.0))
     exact.follow(torch.tensor(1e7))

@@ -320,6 +320,7 @@ def test_modules_compile_without_a_graph_break(module: str) -> None:
     ("call", "said"),
     [
         (lambda: GramLoss(reduction="median"), "unknown reduction 'median'; choose one of: mean, sum, none"),
+        (lambda: ContentLoss(weight=math.nan), "weight nan is not finite; give a number"),
         (lambda: GramLoss()(noise(1, 4, 3, 3)), "GramLoss has no target"),
         (lambda: ContentLoss()(noise(1, 4, 3, 3)), "ContentLoss has no target"),
         (lambda: ContentLoss(form="l1"), "unknown form 'l1'"),

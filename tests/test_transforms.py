@@ -17,6 +17,7 @@ from fastnst.errors import OptionError
 from fastnst.image.read import load_image
 from fastnst.loss.masks import Guidance
 from fastnst.loss.transforms import feature_transforms
+from fastnst.network.backbone import Backbone
 from fastnst.options.resolve import resolve_options
 
 LAYERS = ("conv2_1", "conv1_1")
@@ -47,6 +48,14 @@ def moved(transfer: str, **given: Any) -> tuple[Tensor, Tensor, Tensor]:
     style = network(styles[0][0])["conv2_1"]
     before, after, target = (each[0].double().flatten(1) for each in (features, result, style))
     return before, after, target
+
+
+@pytest.mark.parametrize("transfer", ["wct", "adain"])
+def test_features_that_are_all_zero_stay_finite(transfer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Backbone.read
+    monkeypatch.setattr(Backbone, "read", lambda *args: read(*args[:3], lambda name, x: args[3](name, x.zero_())))
+    _, after, _ = moved(transfer)
+    assert after.isfinite().all()
 
 
 def covariance(features: Tensor) -> Tensor:

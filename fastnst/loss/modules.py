@@ -30,6 +30,8 @@ class _Loss(Frozen):
         super().__init__()
         if reduction not in REDUCTIONS:
             raise OptionError(f"unknown reduction {reduction!r}; choose one of: {', '.join(REDUCTIONS)}")
+        if not math.isfinite(weight):
+            raise OptionError(f"weight {weight} is not finite; give a number")
         self.weight, self.reduction, self.backend = weight, reduction, backend
 
     def wanted(self, target: Tensor | None) -> Tensor:
@@ -65,8 +67,8 @@ class GramLoss(_Loss):
         precision: "ieee", or "tf32" to let tensor cores round float32 products.
         backend: "auto", "triton", "torch" or "reference" (float64).
 
-    Raises OptionError for an unknown reduction; ValueError, as `fastnst_kernels.gram_loss` does, for features or
-    targets that do not fit.
+    Raises OptionError for an unknown reduction or another weight; ValueError, as `fastnst_kernels.gram_loss` does, for
+    features or targets that do not fit.
     """
 
     @torch.inference_mode(False)
@@ -119,7 +121,8 @@ class ContentLoss(_Loss):
         reduction: "mean" or "sum" over the batch, a scalar; "none" for (B,).
         backend: "auto", "triton", "torch" or "reference" (float64).
 
-    Raises OptionError for an unknown form or reduction; ValueError for features or targets that do not fit.
+    Raises OptionError for an unknown form or reduction or another weight; ValueError for features or targets that do
+    not fit.
     """
 
     @torch.inference_mode(False)
@@ -163,7 +166,7 @@ class TVLoss(_Loss):
         reduction: "mean" or "sum" over the batch, a scalar; "none" for (B,).
         backend: "auto", "triton", "torch" or "reference" (float64).
 
-    Raises OptionError for an unknown kind or reduction; ValueError for images of a wrong shape or dtype.
+    Raises OptionError for an unknown kind or reduction or another weight; ValueError for images that do not fit.
     """
 
     def __init__(

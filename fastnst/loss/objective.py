@@ -73,7 +73,8 @@ class LossScale:
     def anchor(self, loss: Tensor) -> None:
         """After the first image, whose gradients just fit: keeps a margin above them, and follows its `loss`."""
         if self.needed:
-            self.reference.copy_(loss)
+            # One of 0, or of no number, is nothing to compare with.
+            self.reference.copy_(torch.where(loss > 0, loss, torch.inf))
             self.set_exponent(max(self.exponent - _MARGIN, _LAST))
 
     def follow(self, loss: Tensor) -> None:

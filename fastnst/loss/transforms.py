@@ -86,7 +86,9 @@ def _move(own: Moments, styles: Sequence[tuple[Moments, float]], options: Option
         style_mean, style_covariance = _statistics(moments)
         target += share / whole * style_mean
         if options.transfer == "adain":
-            ratio = style_covariance.diagonal() / covariance.diagonal().clamp_min(_LEAST_VARIANCE * covariance.amax())
+            variance = covariance.diagonal().clamp_min(_LEAST_VARIANCE * covariance.amax())
+            # Features that are all zero have none, and nothing to scale.
+            ratio = torch.where(variance > 0, style_covariance.diagonal() / variance, 0.0)
             matrix += share / whole * ratio.clamp_min(0).sqrt().diag()
         else:
             matrix += share / whole * (_power(style_covariance, 0.5) @ _power(covariance, -0.5))

@@ -108,7 +108,7 @@ class Backbone:
             tapped, shape = name in waiting, features.shape
             wanted = taps[name].wanted if tapped else None
             kept, is_seen = None, tapped
-            if first is not None and not traces and isinstance(self.layers, GpuLayers):
+            if first is not None and not traces:
                 features = self.layers.empty((1, len(first.weight), *image.shape[2:]))  # (1, K, H, W)
                 gram, precision = wanted is not None, self.layers.first_precision
                 sums = direct.first_forward(self.backend, image, first, features, gram, precision or "ieee")
@@ -146,7 +146,7 @@ class Backbone:
         gradient: Tensor | None = None
         for name, step in reversed(list(self.steps.items())[: len(traces)]):
             features, kept, shape = traces.pop()
-            if first is not None and not traces and features is None and isinstance(self.layers, GpuLayers):
+            if first is not None and not traces and features is None:
                 return direct.first_backward(
                     self.backend,
                     image,
@@ -198,9 +198,7 @@ class Backbone:
     def _first_layer(self) -> FirstLayer | None:
         """The first layer, if it is computed from the image at once."""
         step = next(iter(self.steps.values()))
-        if not isinstance(self.layers, GpuLayers) or not isinstance(step, Convolution):
-            return None
-        if self.layers.first_precision is None or step.pool is not None:
+        if self.layers.first_precision is None or not isinstance(step, Convolution) or step.pool is not None:
             return None
         scale, shift = self.preprocessing.affine
         return FirstLayer(step.weight, step.bias, scale, shift=shift, flip=self.preprocessing.bgr, padding=step.padding)

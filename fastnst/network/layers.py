@@ -65,7 +65,12 @@ class Torch:
 
 
 class Layers(ABC):
-    """A way to run the layers, with the convolutions of `convolver`, on maps (1, C, H, W) as it takes them."""
+    """A way to run the layers, with the convolutions of `convolver`, on maps (1, C, H, W) as it takes them.
+
+    With `first_precision`, a precision of the kernels, those compute the first layer from the image at once, and back.
+    """
+
+    first_precision: str | None = None
 
     def __init__(self, convolver: Torch) -> None:
         self.convolver = convolver
@@ -112,8 +117,6 @@ class GpuLayers(Layers):
 
     cuDNN's fused convolution, bias and ReLU is not called: torch has it read its output, which is not initialised, as
     the addend of a factor of 0, and what is no number there stays none.
-
-    With `first_precision`, a precision of the kernels, those compute the first layer from the image at once, and back.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 import torch
-from fastnst_kernels import available_backends
+from fastnst_kernels import BACKENDS, available_backends
 from fastnst_kernels.launch.layout import exact_device
 from fastnst_kernels.profiling.measure import versions as versions
 
@@ -24,7 +24,6 @@ _DTYPES = {
 _SLOW = 1.3
 # The capabilities from which NVIDIA's GPUs multiply float16, and bfloat16 and TF32; AMD's numbers are higher.
 _TURING, _AMPERE = (7, 5), (8, 0)
-_BACKENDS = ("auto", "triton", "torch", "reference")
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", backend: str 
         precision = _automatic_precision(place)
     if precision not in _DTYPES:
         raise OptionError(f"unknown precision {precision!r}; choose one of: auto, {', '.join(_DTYPES)}")
-    if backend not in _BACKENDS:
-        raise OptionError(f"unknown backend {backend!r}; choose one of: {', '.join(_BACKENDS)}")
+    if backend not in BACKENDS:
+        raise OptionError(f"unknown backend {backend!r}; choose one of: {', '.join(BACKENDS)}")
     if precision == "tf32" and place.type != "cuda":
         raise OptionError(f"precision tf32 needs a GPU and the device is {place}; use fp32")
     if precision in ("tf32", "bf16") and place.type == "cuda" and _capability(place) < _AMPERE:

@@ -97,7 +97,7 @@ class FittingObjective:
                 if size is None:
                     self._ranks.any(True)
                 else:
-                    self._ranks.add_up([torch.zeros(size, device=self.runtime.device)], True)
+                    self._ranks.add_up([torch.zeros(size, dtype=torch.float32, device=self.runtime.device)], True)
             self._objective, self.plan = None, smaller
             self._sizes.clear()
             if self.runtime.device.type == "cuda":

@@ -27,6 +27,13 @@ from fastnst_kernels.losses.targets import ContentTerm, StyleTerm, difference_dt
 OPERATORS: dict[str, Any] = {}
 
 
+def note_written(*tensors: Tensor) -> None:
+    """Tells autograd, which would not see it, that a kernel has written these tensors: as after torch's own operations
+    in place, it then does not go back through what it had saved of them."""
+    if not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version(tensors)
+
+
 def _nothing(*_: object) -> None:
     """The shapes of an operator that writes into its arguments alone: none."""
 

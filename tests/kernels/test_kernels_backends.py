@@ -52,12 +52,14 @@ found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name == "triton" else found(name, package)
 import torch
 from fastnst_kernels import available_backends, gram_loss
+from fastnst_kernels.launch.backends import resolve_backend
 
 features = torch.rand(1, 4, 5, 5, requires_grad=True)
 gram_loss(features, torch.rand(4, 4)).sum().backward()
 assert torch.isfinite(features.grad).all()
 assert "triton" not in sys.modules
 assert available_backends("cuda") == ("torch", "reference")
+assert resolve_backend("auto", torch.device("cuda")) == "torch"
 try:
     gram_loss(features, torch.rand(4, 4), backend="triton")
 except RuntimeError as error:

@@ -189,6 +189,22 @@ def test_torch_func_transforms_them(name: str) -> None:
     assert second.isfinite().all()
 
 
+WRITTEN: dict[str, Callable[[Tensor], object]] = {
+    "bias_relu": lambda x: bias_relu(x, inplace=True, backend=BACKEND),
+    "adam_step_": lambda x: adam_step_(x, x, x.clone(), x.clone(), 1, learning_rate=0.1, backend=BACKEND),
+    "accumulate_gram": lambda x: accumulate_gram(x[0], torch.ones(3, 3, 2, 2), backend=BACKEND),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_autograd_hears_of_what_is_written_in_place(name: str) -> None:
+    x, factor = torch.rand(1, 3, 3, 3), torch.ones((), requires_grad=True)
+    product = (x * factor).sum()
+    WRITTEN[name](x)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
 @TORCH_ALONE
 def test_torch_func_does_not_work_in_place() -> None:
     with pytest.raises(ValueError, match=r"does not work in place under torch\.func's transforms"):

@@ -170,6 +170,7 @@ def adam_step_(
     if backend != "reference":
         step_by = operators.adam_step_ if torch.compiler.is_compiling() else operators.direct.adam_step
         step_by(backend, image, gradient, first, second, step=steps, **change)
+        operators.note_written(image, first, second)
         return
     after = reference.adam_step(image, gradient, first, second, int(steps), **change)
     for tensor, value in zip((image, first, second), after, strict=True):

@@ -15,6 +15,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LARGEST = torch.finfo(torch.float32).max
 # Triton builds for NVIDIA's GPUs from Ampere on.
 _LEAST_CAPABILITY = (8, 0)
+# Not looked for in each call: torch.compile would break its graph there.
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
@@ -24,10 +26,9 @@ def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
     for CPU tensors (slow: for verification). "torch" and "reference" (naive float64) run everywhere.
     """
     device = torch.device(device)
-    installed = importlib.util.find_spec("triton") is not None
     if device.type == "cuda":
-        return ("triton", "torch", "reference") if installed and _is_built_for(device) else ("torch", "reference")
-    if device.type == "cpu" and installed and _interpreting():
+        return ("triton", "torch", "reference") if _HAS_TRITON and _is_built_for(device) else ("torch", "reference")
+    if device.type == "cpu" and _HAS_TRITON and _interpreting():
         return ("torch", "triton", "reference")
     return ("torch", "reference")
 
@@ -35,16 +36,16 @@ def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
 def resolve_backend(backend: str, device: torch.device) -> str:
     """The backend that `backend` means for tensors on `device`: "triton", "torch" or "reference".
 
-    "auto" is "triton" on ROCm, and on CUDA from capability 8.0 on, and "torch" elsewhere. Under the transforms of
-    torch.func (grad, vjp, jvp, vmap …) all are "reference", which they can take apart. Raises ValueError for an unknown
-    backend or one that cannot run on `device`, RuntimeError if the triton package is missing.
+    "auto" is the first of `available_backends`. Under the transforms of torch.func (grad, vjp, jvp, vmap …) all are
+    "reference", which they can take apart. Raises ValueError for an unknown backend or one that cannot run on `device`,
+    RuntimeError if triton is asked for and its package is missing.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
     if backend == "auto":
-        backend = "triton" if device.type == "cuda" and _is_built_for(device) else "torch"
-    # Under torch.compile the look for the package would break the graph.
-    if backend == "triton" and not torch.compiler.is_compiling():
+        backend = "triton" if device.type == "cuda" and _HAS_TRITON and _is_built_for(device) else "torch"
+    # Under torch.compile a look at the environment would break the graph.
+    elif backend == "triton" and not torch.compiler.is_compiling():
         _require_triton(device)
     return "reference" if is_transformed() else backend
 
@@ -63,7 +64,7 @@ def _is_built_for(device: torch.device) -> bool:
 
 
 def _require_triton(device: torch.device) -> None:
-    if importlib.util.find_spec("triton") is None:
+    if not _HAS_TRITON:
         raise RuntimeError('backend "triton" needs the triton package: pip install triton, or use backend="torch"')
     if device.type not in ("cuda", "cpu", "meta"):
         raise ValueError(f'backend "triton" cannot run {device.type} tensors; use backend="torch"')

@@ -65,7 +65,7 @@ class FusedLBFGS:
         return free
 
     def _weights(self, columns: int) -> Tensor:
-        weights = torch.full((columns,), 2**0.5, device=self.state.units.device)
+        weights = torch.full((columns,), 2**0.5, dtype=torch.float32, device=self.state.units.device)
         weights[0] = 1.0
         if self._size[1] % 2 == 0:
             weights[-1] = 1.0

@@ -90,7 +90,7 @@ class State:
     @staticmethod
     def fresh(blocks: Blocks, history: int, dtype: torch.dtype) -> "State":
         number, device = len(blocks.band), blocks.band.device
-        zeros = partial(torch.zeros, device=device)
+        zeros = partial(torch.zeros, dtype=torch.float32, device=device)
         float64 = partial(torch.zeros, dtype=torch.float64, device=device)
         matrices = (blocks.bands, 3, 3)
         return State(

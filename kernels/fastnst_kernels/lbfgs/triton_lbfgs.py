@@ -239,7 +239,8 @@ def direction_kernel(
         mask = offset < elements
         _add(result + offset, s0, mask)
         _add(result + elements + offset, s1, mask)
-        _add(result + 2 * elements + offset, s2, mask)
+        # Twice the elements may need more than 31 bits.
+        _add(result + elements + (elements + offset), s2, mask)
 
 
 @triton.jit

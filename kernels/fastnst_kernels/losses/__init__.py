@@ -137,7 +137,9 @@ def tap(
         check_number("weight", content_weight)
     if backend == "reference":
         dtype = accumulation_dtype(features.dtype)
-        passed = features.relu() if relu else features.view_as(features)
+        passed = features.view_as(features)
+        if relu:
+            passed = features.relu_() if inplace else features.relu()
         losses = []
         if matrix is not None:
             loss = reference.gram_loss(passed, matrix, total)
@@ -166,6 +168,7 @@ def accumulate_gram(sums: Tensor, features: Tensor, *, precision: str = "ieee", 
         sums += (reference.gram(features) * features[0, 0].numel()).to(sums.dtype)
     else:
         _by_compiling().accumulate_gram(backend, sums, features, precision)
+        operators.note_written(sums)
 
 
 def _by_compiling() -> Any:
@@ -189,7 +192,7 @@ def finish_gram_loss(
     the features. `target`, `weight` and `backend` are those of `gram_loss`. The loss is (B,) in the dtype of the sums.
     Raises ValueError as `gram_loss` does, and for invalid sums or positions.
     """
-    check_sums(sums)
+    check_sums(sums, dtype)
     backend = backend_for(sums.shape[1], backend, resolve_backend(backend, sums.device))
     check_dtype(dtype, backend)
     matrix, total, offset = check_target(sums, target, weight)

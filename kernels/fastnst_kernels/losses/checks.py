@@ -99,21 +99,21 @@ def check_difference(features: Tensor, difference: GramDifference, dtype: torch.
         raise ValueError(f"difference is on {difference.matrix.device}, the features on {features.device}; move it")
 
 
-def check_sums(sums: Tensor) -> None:
-    """Raises ValueError where `sums` cannot hold F Fᵀ of a batch: contiguous (B, C, C) float32 or float64."""
+def check_sums(sums: Tensor, dtype: torch.dtype) -> None:
+    """Raises ValueError where `sums` cannot hold F Fᵀ, (B, C, C), of a batch of features in `dtype`."""
     if sums.ndim != 3 or sums.shape[1] != sums.shape[2] or 0 in sums.shape:
         raise ValueError(f"sums of shape {tuple(sums.shape)} are not Gram matrices; give (B, C, C)")
-    if sums.dtype not in (torch.float32, torch.float64) or not sums.is_contiguous() or sums.requires_grad:
-        raise ValueError("sums must be contiguous float32 (float64 for float64 features) and require no gradient")
+    wanted = accumulation_dtype(dtype)
+    if sums.dtype != wanted or not sums.is_contiguous() or sums.requires_grad:
+        raise ValueError(f"sums of {dtype} features must be contiguous {wanted} and require no gradient")
 
 
 def check_sums_for(features: Tensor, sums: Tensor) -> None:
     """Raises ValueError where F Fᵀ of the features (B, C, H, W) cannot be added to `sums`."""
-    check_sums(sums)
+    check_sums(sums, features.dtype)
     batch, channels = features.shape[:2]
-    dtype = accumulation_dtype(features.dtype)
-    if sums.shape != (batch, channels, channels) or sums.dtype != dtype or sums.device != features.device:
+    if sums.shape != (batch, channels, channels) or sums.device != features.device:
         raise ValueError(
-            f"sums {tuple(sums.shape)} {sums.dtype} on {sums.device} do not fit features of shape "
-            f"{tuple(features.shape)}; give ({batch}, {channels}, {channels}) {dtype} on {features.device}"
+            f"sums {tuple(sums.shape)} on {sums.device} do not fit features of shape {tuple(features.shape)}; give "
+            f"({batch}, {channels}, {channels}) on {features.device}"
         )

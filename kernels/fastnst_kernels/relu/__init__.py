@@ -86,6 +86,7 @@ def _with_bits(
     if inplace and not torch.compiler.is_compiling():
         bits = empty_bits(x, operators.by_channels(backend, x)) if keep_bits else None
         direct.bias_relu(backend, x.detach(), bias, None, x.detach(), bits)
+        operators.note_written(x)
         return x, bits
     y, packed = operators.bias_relu(backend, x, bias, pool, keep_bits)
     # torch.compile takes functional operators whole, and makes of the copy what it likes.

@@ -128,6 +128,18 @@ def test_what_it_does_not_fit_is_left_to_torch() -> None:
         assert torch.equal(*ends)
 
 
+@pytest.mark.parametrize("hessian", ["bands", "scalar"])
+def test_another_default_dtype_changes_nothing(hessian: str, request: pytest.FixtureRequest) -> None:
+    start, gradient = quadratic((1, 3, 4, 5))
+    ends = []
+    request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
+    for default in (torch.float32, torch.float64):
+        torch.set_default_dtype(default)
+        optimizer = LBFGS(hessian=hessian, history=2, history_dtype=torch.float16, backend="triton")
+        ends.append(moved(optimizer, start.clone(), gradient, 3))
+    assert torch.equal(*ends)
+
+
 def test_nothing_is_read_before_it_is_written() -> None:
     """Beside the state, all memory of a step holds NaN at first."""
     start, gradient = quadratic((1, 3, 4, 5))
