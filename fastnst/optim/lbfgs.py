@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from fastnst_kernels.image.eager import Best, keep_best
-from fastnst_kernels.lbfgs import MOST_HISTORY, FusedLBFGS
+from fastnst_kernels.lbfgs import MOST_HISTORY, NEAR, FusedLBFGS
 from torch import Tensor
 
 from fastnst.optim.bands import Basis, Pixels, RadialBands, flat_view, radial_places
@@ -43,9 +43,10 @@ class LBFGS:
     `history_dtype` is that of the pairs: the image's where None, or a 16-bit one, each vector then scaled by a power of
     two to fill its range. Memory: `2 · history` images of that dtype, and one of the image's.
 
-    A `bounded` image stays in 0…1: where it is at a limit, a gradient that points beyond counts as zero, and the image
-    is clamped after each step (gradient projection, Bertsekas 1982, with an `H` of all pixels). An image that is
-    clamped at the end alone loses there much of what it has won.
+    A `bounded` image stays in 0…1: a gradient that points to a limit nearer than `NEAR` counts for the part that is
+    left of that, none at the limit (as in the affine scaling of Coleman and Li 1996), and the image is clamped after
+    each step. An image that is clamped at the end alone loses there much of what it has won; with a gradient that is
+    cut at the limit itself, rounding decides what counts.
 
     With `line_search="strong_wolfe"` (and else "none") each call gets the loss too, and either takes the image as the
     end of a line, from which it starts the next, or moves the image to another point of the same line; see
@@ -80,8 +81,8 @@ class LBFGS:
             return
         keep_best(image, best)
         if self.bounded:
-            outward = ((image <= 0) & (gradient > 0)) | ((image >= 1) & (gradient < 0))
-            self._move(image, gradient.masked_fill(outward, 0), loss)
+            room = torch.where(gradient > 0, image, 1 - image)
+            self._move(image, gradient * (room / NEAR).clamp_(0, 1), loss)
             image.clamp_(0, 1)
         else:
             self._move(image, gradient, loss)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from fastnst_kernels.image.eager import Best, keep_best
-from fastnst_kernels.lbfgs.state import MOST_HISTORY, Blocks, Numbers, State
+from fastnst_kernels.lbfgs.state import MOST_HISTORY, NEAR, Blocks, Numbers, State
 
-__all__ = ["MOST_HISTORY", "FusedLBFGS"]
+__all__ = ["MOST_HISTORY", "NEAR", "FusedLBFGS"]
 
 
 class FusedLBFGS:
@@ -19,7 +19,7 @@ class FusedLBFGS:
     for each block of 16-bit pairs. With `places`, the band (H, W // 2 + 1) of each frequency of a real transform, pairs
     are kept as spectra and H₀ is a matrix by band, and no step is longer than `most`, the root of the mean square over
     the elements; without, H₀ is the latest pair's scalar, and the length is not limited. A `bounded` image stays
-    in 0…1: at a limit the gradient that points beyond is zero, and each step is clamped.
+    in 0…1: a gradient that points to a limit nearer than `NEAR` counts in part, and each step is clamped.
 
     `image` is (1, 3, H, W) float32, contiguous; `history` is at most `MOST_HISTORY`, `dtype` that of the pairs:
     float32, float16 or bfloat16. Needs triton.

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastnst_kernels.image.eager import Best
 from fastnst_kernels.launch.heuristic import power_of_two
 from fastnst_kernels.launch.launch import Launch, launch_gpu, run
-from fastnst_kernels.lbfgs.state import BLOCK, Blocks, State
+from fastnst_kernels.lbfgs.state import BLOCK, NEAR, Blocks, State
 from fastnst_kernels.lbfgs.triton_algebra import algebra_kernel
 from fastnst_kernels.lbfgs.triton_lbfgs import (
     direction_kernel,
@@ -31,10 +31,10 @@ def programs(device: torch.device) -> int:
 
 
 def free(image: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient of an image that stays in 0…1: zero where the image is at a limit and would go beyond."""
+    """The gradient of an image that stays in 0…1: less where it points to a limit nearer than `NEAR`, none at it."""
     result = torch.empty_like(gradient)
-    arguments = {"image": image, "gradient": gradient, "result": result, "N": image.numel(), "BLOCK": _MOVED}
-    run(Launch(free_kernel, ceil(image.numel() / _MOVED), arguments), image.device)
+    arguments = {"image": image, "gradient": gradient, "result": result, "N": image.numel(), "near": NEAR}
+    run(Launch(free_kernel, ceil(image.numel() / _MOVED), {**arguments, "BLOCK": _MOVED}), image.device)
     return result
 
 

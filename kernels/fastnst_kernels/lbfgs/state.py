@@ -12,6 +12,8 @@ from torch import Tensor
 BLOCK = 128
 """Elements of a channel in a block, which has a unit of its own where the pairs are in 16 bit."""
 MOST_HISTORY = 32
+NEAR = 0.02
+"""From here to a limit of a bounded image a gradient that points there counts less and less."""
 
 Numbers = np.ndarray[Any, Any]
 

@@ -34,14 +34,16 @@ def free_kernel(
     gradient,  # (N,) float32
     result,  # (N,) float32
     N,
+    near,
     BLOCK: tl.constexpr,
 ):
-    """Copies the gradient, but for what would take the image out of 0…1."""
+    """Copies the gradient, but for what points to a limit of 0…1 that is nearer than `near`: that counts in part."""
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offsets < N
     x, g = tl.load(image + offsets, mask=mask), tl.load(gradient + offsets, mask=mask)
-    outward = ((x <= 0) & (g > 0)) | ((x >= 1) & (g < 0))
-    tl.store(result + offsets, tl.where(outward, 0.0, g), mask=mask)
+    room = tl.where(g > 0, x, 1 - x)
+    share = tl.clamp(room / near, 0.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(result + offsets, g * share, mask=mask)
 
 
 @triton.jit(do_not_specialize=["height", "lone"])
