@@ -81,7 +81,7 @@ def test_what_stands_still_stays_and_what_moves_takes_its_strokes_along(tmp_path
     flicker = apart(single[0][ground], single[1][ground])
     assert flicker.mean() > 0.5
     assert max(change.mean() for change in changes) < 0.25 * flicker.mean()
-    assert max(change.max() for change in changes) < 0.25 * flicker.max()
+    assert max(change.max() for change in changes) < 0.125 * flicker.max()
 
 
 def test_a_frozen_clip_changes_only_what_was_not_known(tmp_path: Path, style: str) -> None:
@@ -175,7 +175,7 @@ def test_flow_that_is_given_is_used(tmp_path: Path, style: str) -> None:
     kept = made(tmp_path, frames, style, flow=str(folder))
     single = [fastnst.stylize(frame, style, **SMALL).tensor.movedim(0, 2).numpy() * 255 for frame in frames[1:]]
     along, alone = (apart(a[:, 4:-4], b[:, :-8]).mean() for a, b in (kept[1:], single))
-    assert along < 0.5 * alone
+    assert along < 0.4 * alone
     source, out = moving.folder_of(tmp_path / "again", frames), tmp_path / "out"
 
     def stop(_: FrameDone) -> None:
