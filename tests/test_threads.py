@@ -25,7 +25,7 @@ from processes import PATIENCE
 
 import fastnst
 from fastnst.app import cli
-from fastnst.network.settings import SharedSetting
+from fastnst.network.settings import SharedSetting, kept_heap
 
 SMALL: Mapping[str, Any] = {
     "size": 32,
@@ -292,3 +292,22 @@ def test_a_setting_is_held_by_those_who_want_the_same() -> None:
     with pytest.raises(Broken), held("a"), held("a"):
         raise Broken
     assert place == SimpleNamespace(first="before", second="other")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resource counts the faults, and glibc keeps the heap")
+def test_a_run_takes_the_memory_of_its_last_iteration() -> None:
+    import resource
+
+    def faults(count: int) -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(count):
+            torch.ones(1 << 24)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with kept_heap(torch.device("cpu")):
+        faults(1)
+        with kept_heap(torch.device("cpu")):
+            assert faults(8) < 100
+        # The last to let go gives back.
+        assert faults(8) < 100
+    assert faults(8) > 1000

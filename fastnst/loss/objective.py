@@ -26,7 +26,8 @@ from fastnst.loss.targets import StyleTarget
 from fastnst.loss.terms import Loss, seam_variation
 from fastnst.loss.transforms import FeatureTransform
 from fastnst.network.backbone import Backbone, Trace
-from fastnst.network.runtime import Runtime, give_back
+from fastnst.network.runtime import Runtime
+from fastnst.network.settings import give_back
 from fastnst.network.tiles import TileGrid, add_crop, cut, levels_of, make_grid, reach_of
 from fastnst.options.options import Options
 

@@ -233,7 +233,6 @@ def build_backbone(
     features of an image that is rolled by multiples of the pooling grid are rolled too.
     """
     layers = make_layers(runtime)
-    pack = layers.convolver.pack
     steps: dict[str, Layer] = {}
     names = [layer.name for layer in layers_up_to(weights.network, taps)]
     for name, following in zip(names, [*names[1:], ""], strict=True):
@@ -243,10 +242,9 @@ def build_backbone(
             continue
         weight, bias = (weights.tensors[f"{name}.{part}"] for part in ("weight", "bias"))
         pooled = following.startswith("pool") and name not in taps
-        steps[following if pooled else name] = Convolution(
-            weight=pack(weight),  # (K, C, 3, 3)
-            transposed=pack(weight.flip(2, 3).transpose(0, 1)),  # (C, K, 3, 3)
-            bias=layers.pack_bias(bias),  # (K,)
+        steps[following if pooled else name] = layers.convolution(
+            weight,
+            bias,
             pool=pooling if pooled else None,
             padding=padding if name == "conv1_1" or padding == "circular" else "zeros",
         )

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastnst.network import winograd
-from fastnst.network.layers import Convolution, Layer, Layers, Torch
+from fastnst.network.layers import Convolution, Layer, Layers, Pool, Torch
 
 _ONES = [1, 1]
 
@@ -69,22 +69,38 @@ class Winograd(Torch):
 
 
 class CpuLayers(Layers):
-    """The layers in the arithmetic of `convolver`; what is recorded of a layer are its features before the pool."""
+    """The layers in the arithmetic of `convolver`. What is recorded of a convolution is whether each activation before
+    the pool is positive, 1 or 0 in integers as wide: their product with a gradient's bits takes half the time of a
+    comparison of 16-bit features. A maximum pool, and a pool of its own, record the features."""
+
+    _mean_factor = 0.25
 
     def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
         y = x
         if isinstance(layer, Convolution):
             y = self._convolved(x, layer.weight, layer.bias, padding=layer.padding, relu=True)  # (1, K, H, W)
         features = y if layer.pool is None else self._pooled(y, layer.pool)
-        return features, y if record else None
+        if not record or layer.pool == "max" or isinstance(layer, Pool):
+            return features, y if record else None
+        # The bits of what is positive are a positive integer.
+        bits = _bits(y)
+        return features, bits.clamp(0, 1) if features is y else bits.clamp_(0, 1)
 
     def _before_relu(self, layer: Layer, gradient: Tensor, record: Tensor, shape: torch.Size) -> Tensor:
         if layer.pool is None:
-            torch.ops.aten.threshold_backward.grad_input(gradient, record, 0, grad_input=gradient)
+            _bits(gradient).mul_(record)
             return gradient
+        if layer.pool == "max":
+            _, indices = F.max_pool2d(record, 2, return_indices=True)
+            spread: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(
+                gradient, record, [2, 2], [2, 2], [0, 0], [1, 1], False, indices
+            )
+            torch.ops.aten.threshold_backward.grad_input(spread, record, 0, grad_input=spread)
+            return spread
+        if isinstance(layer, Convolution):
+            return self._spread(gradient, record)  # (1, K, H, W)
         # A pool of its own has the features of a tap, which are read again.
-        target = record if isinstance(layer, Convolution) else torch.empty_like(record)
-        return self._unpooled(gradient, record, layer.pool, target)  # (1, K, H, W)
+        return self._spread(gradient.mul_(0.25), _bits(record).clamp(0, 1))
 
     def _pooled(self, y: Tensor, pool: str) -> Tensor:
         if pool == "max":
@@ -96,33 +112,27 @@ class CpuLayers(Layers):
         rows = y[:, :, 0:height:2] + y[:, :, 1:height:2]
         return (rows[..., 0:width:2] + rows[..., 1:width:2]).mul_(0.25)
 
-    def _unpooled(self, gradient: Tensor, y: Tensor, pool: str, full: Tensor) -> Tensor:
-        """The gradient, in `full`, before a ReLU with features `y`, (1, K, H, W), from that of their pool."""
+    def _spread(self, gradient: Tensor, positive: Tensor) -> Tensor:
+        """The gradient of each 2×2 sum, given to those of its parts that are `positive`, (1, K, H, W), in the memory of
+        these."""
         height, width = gradient.shape[2:]
-        if pool == "max":
-            _, indices = F.max_pool2d(y, 2, return_indices=True)
-            spread = torch.ops.aten.max_pool2d_with_indices_backward(
-                gradient, y, [2, 2], [2, 2], [0, 0], [1, 1], False, indices
-            )
-            torch.ops.aten.threshold_backward.grad_input(spread, y, 0, grad_input=full)
-            return full
-        spread = gradient.mul_(0.25)
+        spread = _bits(gradient)
         if self.channels_last:
             spread = spread.permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
-            windows = [_windows(x.permute(0, 2, 3, 1), height, width) for x in (y, full)]  # (1, h, 2, w, 2, K)
+            whole = positive.permute(0, 2, 3, 1)[:, : 2 * height, : 2 * width]
+            windows = whole.view(1, height, 2, width, 2, positive.shape[1])
         else:
             # What repeats along the innermost axis is copied: there, strides of nought are slow.
-            wide = gradient.new_empty((*gradient.shape, 2))
+            wide = spread.new_empty((*gradient.shape, 2))
             wide[..., 0] = wide[..., 1] = spread
             spread = wide.view(1, -1, height, 1, 2 * width).expand(-1, -1, -1, 2, -1)
-            windows = [x[:, :, : 2 * height, : 2 * width].view(1, -1, height, 2, 2 * width) for x in (y, full)]
-        torch.ops.aten.threshold_backward.grad_input(spread, windows[0], 0, grad_input=windows[1])
-        full[:, :, 2 * height :].zero_()
-        full[..., 2 * width :].zero_()
-        return full
+            windows = positive[:, :, : 2 * height, : 2 * width].view(1, -1, height, 2, 2 * width)
+        windows.mul_(spread)
+        positive[:, :, 2 * height :].zero_()
+        positive[..., 2 * width :].zero_()
+        return positive.view(gradient.dtype)
 
 
-def _windows(x: Tensor, height: int, width: int) -> Tensor:
-    """The 2×2 windows of a map (1, H, W, K) as (1, height, 2, width, 2, K), without an odd last row or column."""
-    whole = x[:, : 2 * height, : 2 * width]
-    return whole.view(1, height, 2, width, 2, x.shape[3])
+def _bits(x: Tensor) -> Tensor:
+    """The bits of floating-point numbers as integers, without a copy."""
+    return x.view(torch.int16 if x.element_size() == 2 else torch.int32)

@@ -21,8 +21,8 @@ class Convolution:
     """A convolution, its ReLU, and the pool that follows it if nothing looks in between ("avg", "max" or None).
 
     `weight` is (K, C, 3, 3), `bias` (K,); `transposed` is the weight of the input's gradient, (C, K, 3, 3): the filters
-    flipped, inputs and outputs exchanged. All three are as `Layers.pack` gives them. `padding` is "zeros", "replicate"
-    or "circular".
+    flipped, inputs and outputs exchanged. Make one with `Layers.convolution`. `padding` is "zeros", "replicate" or
+    "circular".
     """
 
     weight: Tensor
@@ -71,13 +71,21 @@ class Layers(ABC):
     """
 
     first_precision: str | None = None
+    _mean_factor = 1.0
+    """The part of the division by four in a convolution's mean pool that the weights of its gradient bring along."""
 
     def __init__(self, convolver: Torch) -> None:
         self.convolver = convolver
         self.dtype, self.channels_last = convolver.dtype, convolver.channels_last
 
-    def pack_bias(self, bias: Tensor) -> Tensor:
-        """A convolution's bias, (K,) float32, in the form and the place that it is used in."""
+    def convolution(self, weight: Tensor, bias: Tensor, *, pool: str | None, padding: str) -> Convolution:
+        """The convolution with these float32 weights, (K, C, 3, 3), and this bias, (K,): see `Convolution`."""
+        flipped = weight.flip(2, 3).transpose(0, 1) * (self._mean_factor if pool == "avg" else 1.0)
+        pack = self.convolver.pack
+        return Convolution(pack(weight), pack(flipped), self._packed(bias), pool, padding)
+
+    def _packed(self, bias: Tensor) -> Tensor:
+        """A convolution's bias in the form and the place that it is used in."""
         return bias.to(self.convolver.device)
 
     @abstractmethod
@@ -126,8 +134,8 @@ class GpuLayers(Layers):
         self.first_precision = first_precision
         self._backend = backend
 
-    def pack_bias(self, bias: Tensor) -> Tensor:
-        return super().pack_bias(bias).to(self.dtype)
+    def _packed(self, bias: Tensor) -> Tensor:
+        return super()._packed(bias).to(self.dtype)
 
     def forward(self, layer: Layer, x: Tensor, *, record: bool) -> tuple[Tensor, Tensor | None]:
         bias = None

@@ -1,8 +1,6 @@
 """The place of a run and its arithmetic: device, precision and backend."""
 
-import ctypes
 import importlib.util
-import os
 from dataclasses import dataclass
 
 import torch
@@ -160,12 +158,6 @@ def _device(name: str) -> torch.device:
         if accelerator is None or accelerator.type != device.type:
             raise OptionError(f"device {name} was asked for, but torch finds none here; use auto or cpu")
     return device
-
-
-def give_back() -> None:
-    """Gives free pages of the heap back to the system; glibc keeps them, in holes too small for the next large map."""
-    if os.name == "posix":
-        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

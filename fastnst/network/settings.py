@@ -1,5 +1,7 @@
 """The settings of the process that a run needs, whatever its caller set, and gives back at its end."""
 
+import ctypes
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -48,6 +50,39 @@ class SharedSetting:
                 self._changed.notify_all()
 
 
+# Parameters of glibc's mallopt, and the largest values that it gives them by itself, once maps of 32 MiB were freed.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_USUAL = {_TRIM_THRESHOLD: 1 << 26, _MMAP_THRESHOLD: 1 << 25}
+
+
+class Heap:
+    """The memory of a CPU's maps. While it `is_kept`, glibc keeps what is freed for the next map: else it gives large
+    maps back to the system, and each page of the next one is a fault and is filled with zeros."""
+
+    def __init__(self) -> None:
+        self._is_kept = False
+
+    @property
+    def is_kept(self) -> bool:
+        return self._is_kept
+
+    @is_kept.setter
+    def is_kept(self, is_kept: bool) -> None:
+        self._is_kept = is_kept
+        set_parameter = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+        if set_parameter is not None:
+            for parameter, usual in _USUAL.items():
+                set_parameter(parameter, 2**31 - 1 if is_kept else usual)
+            if not is_kept:
+                give_back()
+
+
+def give_back() -> None:
+    """Gives free pages of the heap back to the system; glibc keeps them, in holes too small for the next large map."""
+    if os.name == "posix":
+        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
+
+
 # Torch's stubs lack some of these.
 _CUDNN = SharedSetting((torch.backends.cudnn.conv, "fp32_precision"))  # type: ignore[attr-defined]
 _CUBLAS = SharedSetting((torch.backends.cuda.matmul, "fp32_precision"))
@@ -56,6 +91,18 @@ _MKLDNN = SharedSetting(
     (torch.backends.mkldnn.matmul, "fp32_precision"),  # type: ignore[attr-defined]
 )
 _TIMED = SharedSetting((torch.backends.cudnn, "benchmark"))
+_HEAP = SharedSetting((Heap(), "is_kept"))
+
+
+@contextmanager
+def kept_heap(device: torch.device) -> Iterator[None]:
+    """Lets a CPU's iterations take the memory of the last one, all of which have the same shapes: see `Heap`. At the
+    end what is free goes back to the system.
+
+    On another device, and where the C library is not GNU's, nothing changes.
+    """
+    with _HEAP.held(True) if device.type == "cpu" else nullcontext():
+        yield
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from fastnst.network import winograd
 from fastnst.network.cpu import CpuLayers, OneDnn, Winograd
-from fastnst.network.layers import Convolution, Layers
+from fastnst.network.layers import Layers
 from fastnst.network.settings import float32_products, own_modes
 from fastnst.network.weights import cache_folder
 from fastnst.replacing import replacing
@@ -135,8 +135,8 @@ def _layer_run(
     the wall says little.
     """
     noise = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-    weight = layers.convolver.pack(noise((channels, channels, 3, 3)) / channels**0.5)
-    layer = Convolution(weight, weight, layers.pack_bias(torch.zeros(channels, dtype=torch.float32)), pool, "zeros")
+    weight, bias = noise((channels, channels, 3, 3)) / channels**0.5, torch.zeros(channels, dtype=torch.float32)
+    layer = layers.convolution(weight, bias, pool=pool, padding="zeros")
     image = noise((1, channels, side, side)).to(device, layers.dtype)
     image = image.contiguous(memory_format=torch.channels_last if layers.channels_last else torch.contiguous_format)
 

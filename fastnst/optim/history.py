@@ -66,8 +66,10 @@ class History:
         Where it is not `taken`, the pair is left open, and the result means nothing."""
         if length is not None:
             self.units[0].index_copy_(0, self.slot, self.units[0][self.slot] * length)
-        y = self._keep(1, gradient - self.previous_gradient)
-        with_s, with_y = self._products(torch.stack((y, gradient)))
+        vectors = gradient.new_empty((2, *gradient.shape))
+        self._keep(1, torch.sub(gradient, self.previous_gradient, out=vectors[0]), out=vectors[0])
+        vectors[1] = gradient
+        with_s, with_y = self._products(vectors)
         self._complete_pair(with_s[:, 0], with_y[:, 0], taken)
         order = (self._ring + self.slot + 1) % self.length
         y_h0_g = torch.einsum("bcd,ibcd->i", self.h0, with_y[:, 1])
@@ -77,16 +79,17 @@ class History:
         mixed = torch.bmm(self.h0[self._band].to(gradient.dtype), remainder.transpose(0, 1)).transpose(0, 1)
         return self._combination(0, s_coefficients) + mixed
 
-    def _keep(self, row: int, vector: Tensor) -> Tensor:
-        """Keeps `vector` as the latest pair's `s` (row 0) or `y` (row 1); returns it as it is kept."""
-        largest = vector.abs().amax().double()
+    def _keep(self, row: int, vector: Tensor, out: Tensor | None = None) -> None:
+        """Keeps `vector` as the latest pair's `s` (row 0) or `y` (row 1), and writes it into `out` as it is kept."""
+        largest = torch.linalg.vector_norm(vector, torch.inf).double()
         _, exponent = torch.frexp(torch.where(largest > 0, largest, 1.0))
         # Not so small that float32 lost it.
         unit = torch.ldexp(torch.ones_like(largest), exponent.clamp_min(-100)) / _LARGEST
         kept = (vector / unit.to(vector.dtype)).to(self.pairs.dtype)
         self.pairs[row].index_copy_(0, self.slot, kept[None])
         self.units[row].index_copy_(0, self.slot, unit[None])
-        return kept.to(vector.dtype) * unit.to(vector.dtype)
+        if out is not None:
+            torch.mul(kept.to(vector.dtype), unit.to(vector.dtype), out=out)
 
     def _complete_pair(self, sy: Tensor, yy: Tensor, taken: Tensor | None) -> None:
         """The latest pair's inner products; those of a pair without positive curvature are as if it were zero."""
@@ -114,8 +117,9 @@ class History:
         those of all `y` by band, (history, 2, bands, channels, channels): float64."""
         _, length, channels, blocks, size = self.pairs.shape
         left = self.pairs.view(-1, blocks, size).transpose(0, 1)
-        right = vectors.flatten(0, 1).permute(1, 2, 0)
-        parts = [torch.bmm(left[part].to(vectors.dtype), right[part]) for part in self._parts()]
+        right = vectors.flatten(0, 1).transpose(0, 1)
+        # The few vectors are the rows: as columns they take twice as long.
+        parts = [torch.bmm(right[part], left[part].to(vectors.dtype).mT).mT for part in self._parts()]
         products = self._by_band(parts[0] if len(parts) == 1 else torch.cat(parts))
         shaped = products.view(-1, 2, length, channels, 2, channels) * self.units[:, :, None, None, None]
         # To (s or y, history, vector, band, channel, channel).

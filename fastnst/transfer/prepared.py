@@ -21,7 +21,7 @@ from fastnst.loss.temporal import Coherent
 from fastnst.loss.transforms import feature_transforms
 from fastnst.network import trial
 from fastnst.network.runtime import Runtime, versions, without_overflow
-from fastnst.network.settings import float32_products, own_modes, timed_algorithms
+from fastnst.network.settings import float32_products, kept_heap, own_modes, timed_algorithms
 from fastnst.optim import make_optimizer, state_device
 from fastnst.options.options import Options
 from fastnst.options.parse import in_words
@@ -112,7 +112,8 @@ class Prepared:
         return self._made(watch)
 
     def _made(self, watch: Watch) -> Run:
-        with own_modes(self._runtime.device), float32_products(self._runtime.tf32), timed_algorithms():
+        device, tf32 = self._runtime.device, self._runtime.tf32
+        with own_modes(device), float32_products(tf32), timed_algorithms(), kept_heap(device):
             plans = self._agreed()
             run = self._begun(watch)
             if self.kernels is not None:
