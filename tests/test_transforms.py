@@ -133,7 +133,11 @@ def test_a_transfer_may_tile(pictures: list[str]) -> None:
     result = fastnst.stylize(content, style, **options).tensor
     shifted = load_image(content).rgb.roll((8, 16), (1, 2))
     same = fastnst.stylize(shifted, style, **options).tensor.roll((-8, -16), (1, 2))
-    torch.testing.assert_close(same, result, rtol=0, atol=5e-4)
+    # Rounding alone changes the sign of a gradient near zero, and with it one of Adam's first steps: a seam would show
+    # in far more of them.
+    difference = (same - result).abs().flatten()
+    assert difference.quantile(0.99) < 5e-4
+    assert difference.median() < 1e-5
 
 
 def test_a_stopped_transfer_goes_on_bit_for_bit(pictures: list[str], tmp_path: Path) -> None:

@@ -81,8 +81,8 @@ class LBFGS:
             return
         keep_best(image, best)
         if self.bounded:
-            room = (gradient <= 0).to(image.dtype).sub_(image).abs_()
-            self._move(image, room.div_(NEAR).clamp_(max=1).mul_(gradient), loss)
+            room = torch.where(gradient > 0, image, 1 - image)
+            self._move(image, gradient * room.div_(NEAR).clamp_(0, 1), loss)
             image.clamp_(0, 1)
         else:
             self._move(image, gradient, loss)

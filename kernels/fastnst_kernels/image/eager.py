@@ -159,12 +159,8 @@ def adam_step(
 
 def keep_best(image: Tensor, best: Best | None) -> None:
     """Copies `image` over the best one if it is better."""
-    if best is None:
-        return
-    if image.device.type != "cpu":
+    if best is not None:
         torch.where(best[1], image, best[0], out=best[0])
-    elif best[1]:
-        best[0].copy_(image)
 
 
 def _flat(image: Tensor) -> Tensor:

@@ -163,8 +163,7 @@ def finish_gram_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`gram_difference_loss` from F Fᵀ, (B, C, C), over `positions`; `dtype` is Triton's alone."""
     difference = (sums / positions).sub_(target)
-    flat = difference.flatten(1)
-    loss = torch.linalg.vecdot(flat, flat).mul_(weight / (4 * sums.shape[1] ** 2))
+    loss = difference.square().sum((1, 2)).mul_(weight / (4 * sums.shape[1] ** 2))
     if offset is not None:
         loss.add_(offset, alpha=offset_weight)
     # Of their mean, the half is the scale.
