@@ -1,7 +1,9 @@
 """The settings of the process that a run needs, whatever its caller set, and gives back at its end."""
 
 import ctypes
+import mmap
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -53,11 +55,14 @@ class SharedSetting:
 # Parameters of glibc's mallopt, and the largest values that it gives them by itself, once maps of 32 MiB were freed.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _USUAL = {_TRIM_THRESHOLD: 1 << 26, _MMAP_THRESHOLD: 1 << 25}
+# Bytes of addresses at the end of the heap whose pages are to be huge, and the number of that advice.
+_HUGE, _MADV_HUGEPAGE = 3 << 29, 14
 
 
 class Heap:
-    """The memory of a CPU's maps. While it `is_kept`, glibc keeps what is freed for the next map: else it gives large
-    maps back to the system, and each page of the next one is a fault and is filled with zeros."""
+    """The memory of a CPU's maps. While it `is_kept`, glibc keeps what is freed for the next map, in huge pages where
+    the system has them: else each page of the next map is a fault, and is filled with zeros. Where addresses are limited,
+    what is free goes back, because what is kept may lie in holes."""
 
     def __init__(self) -> None:
         self._is_kept = False
@@ -69,12 +74,34 @@ class Heap:
     @is_kept.setter
     def is_kept(self, is_kept: bool) -> None:
         self._is_kept = is_kept
-        set_parameter = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-        if set_parameter is not None:
-            for parameter, usual in _USUAL.items():
-                set_parameter(parameter, 2**31 - 1 if is_kept else usual)
-            if not is_kept:
-                give_back()
+        if (
+            not sys.platform.startswith("linux")
+            or not hasattr(library := ctypes.CDLL(None), "mallopt")
+            or _is_limited()
+        ):
+            return
+        for parameter, usual in _USUAL.items():
+            library.mallopt(parameter, 2**31 - 1 if is_kept else usual)
+        if is_kept:
+            _make_huge(library)
+        else:
+            give_back()
+
+
+def _is_limited() -> bool:
+    import resource  # there is none on Windows
+
+    return any(resource.getrlimit(limit)[0] >= 0 for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+
+
+def _make_huge(library: ctypes.CDLL) -> None:
+    """Advises huge pages for the next `_HUGE` bytes of the heap; none of them is taken yet."""
+    library.malloc.restype = ctypes.c_void_p
+    if (start := library.malloc(ctypes.c_size_t(_HUGE))) is not None:
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = (start + _HUGE - first) // mmap.PAGESIZE * mmap.PAGESIZE
+        library.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), _MADV_HUGEPAGE)
+        library.free(ctypes.c_void_p(start))
 
 
 def give_back() -> None:
