@@ -61,8 +61,8 @@ _HUGE, _MADV_HUGEPAGE = 3 << 29, 14
 
 class Heap:
     """The memory of a CPU's maps. While it `is_kept`, glibc keeps what is freed for the next map, in huge pages where
-    the system has them: else each page of the next map is a fault, and is filled with zeros. Where addresses are limited,
-    what is free goes back, because what is kept may lie in holes."""
+    the system has them: else each page of the next map is a fault, and is filled with zeros. Where addresses are
+    limited, what is free goes back, because what is kept may lie in holes."""
 
     def __init__(self) -> None:
         self._is_kept = False
