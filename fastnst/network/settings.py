@@ -74,24 +74,22 @@ class Heap:
     @is_kept.setter
     def is_kept(self, is_kept: bool) -> None:
         self._is_kept = is_kept
-        if (
-            not sys.platform.startswith("linux")
-            or not hasattr(library := ctypes.CDLL(None), "mallopt")
-            or _is_limited()
-        ):
-            return
-        for parameter, usual in _USUAL.items():
-            library.mallopt(parameter, 2**31 - 1 if is_kept else usual)
-        if is_kept:
-            _make_huge(library)
-        else:
+        if _can_be_kept():
+            library = ctypes.CDLL(None)
+            for parameter, usual in _USUAL.items():
+                library.mallopt(parameter, 2**31 - 1 if is_kept else usual)
+            if is_kept:
+                _make_huge(library)
+        if not is_kept:
             give_back()
 
 
-def _is_limited() -> bool:
+def _can_be_kept() -> bool:
+    if not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "mallopt"):
+        return False
     import resource  # there is none on Windows
 
-    return any(resource.getrlimit(limit)[0] >= 0 for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    return all(resource.getrlimit(limit)[0] < 0 for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
 
 
 def _make_huge(library: ctypes.CDLL) -> None:
