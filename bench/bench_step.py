@@ -227,12 +227,10 @@ def measure(size: int, device: str, names: Sequence[str], optimizer: str, rounds
         limits = TOLERANCES[_precision(name)]
         if not all(error <= limit for error, limit in zip(errors[name], limits, strict=True)):
             raise SystemExit(f"{name} at {size} px is wrong: errors {errors[name]}, allowed {limits}")
-    precisions = dict.fromkeys(_precision(name) for name in names if name not in (*FORMS, PASTICHE))
+    precisions = dict.fromkeys(_precision(name) for name in names if _keeps(name))
     floors = {_FLOOR + name: _floor(task, name) for name in precisions}
     iterations = {name: side.iterate for name, side in sides.items()} | floors
-    contenders = {
-        name: partial(_readied, call, is_kept=name not in (*FORMS, PASTICHE)) for name, call in iterations.items()
-    }
+    contenders = {name: partial(_readied, call, task.device, is_kept=_keeps(name)) for name, call in iterations.items()}
     # On a GPU the engine's first iterations come before its graph.
     warm_up = 6 if task.device.type == "cuda" else 0
     # Several in a queue: a call to a GPU that has nothing to do waits for the host.
@@ -247,9 +245,14 @@ def measure(size: int, device: str, names: Sequence[str], optimizer: str, rounds
     return rows
 
 
-def _readied(call: Callable[[], object], *, is_kept: bool) -> Callable[[], object]:
-    """The call with the heap as it is in the midst of a run, where maps have found their places: see `Heap`."""
-    if not torch.cuda.is_available():
+def _keeps(name: str) -> bool:
+    """True for the engine, whose runs keep a CPU's heap: see `Heap`."""
+    return name not in (*FORMS, PASTICHE)
+
+
+def _readied(call: Callable[[], object], device: torch.device, *, is_kept: bool) -> Callable[[], object]:
+    """The call with a CPU's heap as it is in the midst of a run, where maps have found their places."""
+    if device.type == "cpu":
         Heap().is_kept = is_kept
         for _ in range(_SETTLING):
             call()
@@ -334,12 +337,14 @@ def print_peak(name: str, size: int, device: str, optimizer: str) -> None:
     gc.collect()
     place = resolve_runtime(device).device
     before = _restarted_peak(place)
+    if place.type == "cpu":
+        Heap().is_kept = _keeps(name)
     task = step_task(size, device)
     parameters = sum(tensor.numel() for tensor in task.weights.tensors.values())
     side = make_side(name, task, optimizer)
     # A side keeps what it needs of it.
     del task
-    for _ in range(6 if place.type == "cuda" else 3):
+    for _ in range(6 if place.type == "cuda" else 8):
         side.iterate()
     print(_peak(place) - before, parameters * (2 if _precision(name) in ("bf16", "fp16") else 4))
 

@@ -30,9 +30,11 @@ _SLICE_POSITIONS, _MOST_SLICES, _FEW_POSITIONS = 512, 64, 1024
 
 
 def row_chunks(features: Tensor, parts: int = 8) -> Iterator[tuple[int, int]]:
-    """The rows of (B, C, H, W) features as ranges (start, stop) of at most `CHUNK_ELEMENTS`, or of one row."""
+    """The rows of (B, C, H, W) features as ranges (start, stop) of at most `CHUNK_ELEMENTS`, or of one row.
+
+    A map is cut into as many `parts`, unless they would be small: what is copied of one is beside the map in memory.
+    """
     batch, channels, height, width = features.shape
-    # At most a part of a large map: what is copied of it is beside it in memory.
     elements = min(CHUNK_ELEMENTS, max(CHUNK_ELEMENTS // parts, features.numel() // parts))
     rows = max(1, elements // (batch * channels * width))
     for start in range(0, height, rows):
