@@ -10,6 +10,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
+from fastnst_kernels.relu.eager import zero_inactive
 from torch import Tensor
 
 from fastnst.network import winograd
@@ -36,8 +37,10 @@ class OneDnn(Torch):
     def pack(self, weight: Tensor) -> Tensor:
         if not has_onednn(self.dtype):
             return super().pack(weight)
-        # The order suits maps of any size; this is one.
-        size = [1, weight.shape[1], 64, 64]
+        # Of maps near this size, which are those of the network's layers for a small picture, oneDNN wants the weights
+        # in this order; of others it may have to order them anew at each call.
+        channels = max(weight.shape[1], 64)
+        size = [1, weight.shape[1], 12288 // channels, 16384 // channels]
         packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
             weight.to(self.dtype).contiguous(), _ONES, _ONES, _ONES, 1, size
         )
@@ -69,9 +72,7 @@ class Winograd(Torch):
 
 
 class CpuLayers(Layers):
-    """The layers in the arithmetic of `convolver`. What is recorded of a convolution is whether each activation before
-    the pool is positive, 1 or 0 in integers as wide: their product with a gradient's bits takes half the time of a
-    comparison of 16-bit features. A maximum pool, and a pool of its own, record the features."""
+    """The layers in the arithmetic of `convolver`. What is recorded are the features before the pool."""
 
     _mean_factor = 0.25
 
@@ -79,28 +80,23 @@ class CpuLayers(Layers):
         y = x
         if isinstance(layer, Convolution):
             y = self._convolved(x, layer.weight, layer.bias, padding=layer.padding, relu=True)  # (1, K, H, W)
-        features = y if layer.pool is None else self._pooled(y, layer.pool)
-        if not record or layer.pool == "max" or isinstance(layer, Pool):
-            return features, y if record else None
-        # The bits of what is positive are a positive integer.
-        bits = _bits(y)
-        return features, bits.clamp(0, 1) if features is y else bits.clamp_(0, 1)
+        return y if layer.pool is None else self._pooled(y, layer.pool), y if record else None
 
     def _before_relu(self, layer: Layer, gradient: Tensor, record: Tensor, shape: torch.Size) -> Tensor:
         if layer.pool is None:
-            _bits(gradient).mul_(record)
+            zero_inactive(gradient, record, out=gradient)
             return gradient
         if layer.pool == "max":
             _, indices = F.max_pool2d(record, 2, return_indices=True)
             spread: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(
                 gradient, record, [2, 2], [2, 2], [0, 0], [1, 1], False, indices
             )
-            torch.ops.aten.threshold_backward.grad_input(spread, record, 0, grad_input=spread)
+            zero_inactive(spread, record, out=spread)
             return spread
         if isinstance(layer, Convolution):
-            return self._spread(gradient, record)  # (1, K, H, W)
+            return self._spread(gradient, record, out=record)  # (1, K, H, W)
         # A pool of its own has the features of a tap, which are read again.
-        return self._spread(gradient.mul_(0.25), _bits(record).clamp(0, 1))
+        return self._spread(gradient.mul_(0.25), record, out=torch.empty_like(record))
 
     def _pooled(self, y: Tensor, pool: str) -> Tensor:
         if pool == "max":
@@ -112,27 +108,21 @@ class CpuLayers(Layers):
         rows = y[:, :, 0:height:2] + y[:, :, 1:height:2]
         return (rows[..., 0:width:2] + rows[..., 1:width:2]).mul_(0.25)
 
-    def _spread(self, gradient: Tensor, positive: Tensor) -> Tensor:
-        """The gradient of each 2×2 sum, given to those of its parts that are `positive`, (1, K, H, W), in the memory of
-        these."""
+    def _spread(self, gradient: Tensor, features: Tensor, out: Tensor) -> Tensor:
+        """The gradient of each 2×2 sum, given to those of its parts that are positive `features`, (1, K, H, W), in
+        `out`, which may be these."""
         height, width = gradient.shape[2:]
-        spread = _bits(gradient)
         if self.channels_last:
-            spread = spread.permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
-            whole = positive.permute(0, 2, 3, 1)[:, : 2 * height, : 2 * width]
-            windows = whole.view(1, height, 2, width, 2, positive.shape[1])
+            spread = gradient.permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
+            whole = (x.permute(0, 2, 3, 1)[:, : 2 * height, : 2 * width] for x in (features, out))
+            windows = [x.view(1, height, 2, width, 2, x.shape[3]) for x in whole]
         else:
             # What repeats along the innermost axis is copied: there, strides of nought are slow.
-            wide = spread.new_empty((*gradient.shape, 2))
-            wide[..., 0] = wide[..., 1] = spread
+            wide = gradient.new_empty((*gradient.shape, 2))
+            wide[..., 0] = wide[..., 1] = gradient
             spread = wide.view(1, -1, height, 1, 2 * width).expand(-1, -1, -1, 2, -1)
-            windows = positive[:, :, : 2 * height, : 2 * width].view(1, -1, height, 2, 2 * width)
-        windows.mul_(spread)
-        positive[:, :, 2 * height :].zero_()
-        positive[..., 2 * width :].zero_()
-        return positive.view(gradient.dtype)
-
-
-def _bits(x: Tensor) -> Tensor:
-    """The bits of floating-point numbers as integers, without a copy."""
-    return x.view(torch.int16 if x.element_size() == 2 else torch.int32)
+            windows = [x[:, :, : 2 * height, : 2 * width].view(1, -1, height, 2, 2 * width) for x in (features, out)]
+        zero_inactive(spread, windows[0], out=windows[1])
+        out[:, :, 2 * height :].zero_()
+        out[..., 2 * width :].zero_()
+        return out

@@ -168,9 +168,9 @@ def _forward(
             ledger.held -= full
         ledger.held -= source
         features = output if record and step.is_tapped and not (redoes_first and not traces) else 0
-        # Where no bits are kept, what the way back reads is as large as the features.
-        own = ledger.take(size if keeps_full and step.is_convolution and not step.is_pooled and not features else 0)
-        source = 0 if features else output
+        # Where no bits are kept, the way back reads the features.
+        own = output if keeps_full and step.is_convolution and not step.is_pooled and not features else 0
+        source = 0 if features or own else output
         traces.append(_Trace(features, bits + own + (full if keeps_full else 0), size, height, width))
     ledger.held -= source
     return traces

@@ -6,6 +6,7 @@ that needs it. Sums, activations, bits and the gradient of a tap are written int
 """
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -17,6 +18,8 @@ from fastnst_kernels.relu import eager as relu
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_module = cache(import_module)
+
 
 def _by_backend(eager: Callable[P, R], triton_module: str) -> Callable[Concatenate[str, P], R]:
     """`eager`, or the function of its name in `triton_module` where the first argument is "triton"."""
@@ -24,7 +27,7 @@ def _by_backend(eager: Callable[P, R], triton_module: str) -> Callable[Concatena
     name = eager.__name__
 
     def run(backend: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        result: R = getattr(import_module(modules[backend]), name)(*args, **kwargs)
+        result: R = getattr(_module(modules[backend]), name)(*args, **kwargs)
         return result
 
     return run

@@ -11,10 +11,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from fastnst_kernels.launch.backends import accumulation_dtype
+from fastnst_kernels.launch.backends import accumulation_dtype, without_autocast
 from fastnst_kernels.launch.layout import position_stride
 from fastnst_kernels.losses.targets import ContentTerm, Owned, StyleTerm
-from fastnst_kernels.relu.eager import bias_relu
+from fastnst_kernels.relu.eager import bias_relu, zero_inactive
 
 # Rows of G per product: blocks below the diagonal are skipped, and are not worth their own call when smaller.
 _BLOCK_ROWS = 128
@@ -24,9 +24,9 @@ _PART_CHANNELS = 2048
 # Elements of features that are copied or widened to float32 at a time: they stay in the cache.
 CHUNK_ELEMENTS = 1 << 19
 
-# Positions of a 16-bit slice, and slices: each is rounded once; the more there are, the less their sum is off. A map of
-# few positions, which has few slices, is multiplied in float32.
-_SLICE_POSITIONS, _MOST_SLICES, _FEW_POSITIONS = 512, 64, 1024
+# Positions of a 16-bit slice, and slices: each is rounded once; the more there are, the less their sum is off (three: by
+# 0.1 %). A map of so few positions that it has fewer slices is multiplied in float32.
+_SLICE_POSITIONS, _LEAST_SLICES, _MOST_SLICES, _FEW_POSITIONS = 512, 3, 64, 512
 
 
 def row_chunks(features: Tensor, parts: int = 8) -> Iterator[tuple[int, int]]:
@@ -65,7 +65,7 @@ def _add_sliced_products(sums: Tensor, rows: Tensor) -> None:
         rows = rows.float()
         sums.addmm_(rows.mT, rows)
         return
-    slices = min(_MOST_SLICES, positions // _SLICE_POSITIONS)
+    slices = min(_MOST_SLICES, max(_LEAST_SLICES, positions // _SLICE_POSITIONS))
     length = positions // slices
     parts = rows[: slices * length].view(slices, length, channels)
     sums += torch.bmm(parts.mT, parts).sum(0, dtype=torch.float32)
@@ -107,7 +107,7 @@ def _products(features: Tensor, precision: str) -> Tensor:
     dtype = accumulation_dtype(features.dtype)
     result = torch.zeros((batch, channels, channels), dtype=dtype, device=features.device)
     whole = features.dtype == dtype and position_stride(features) is not None
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features.device):
         for image, sums in zip(features, result, strict=True):
             if _is_16_bit(features, precision):
                 _add_sliced_products(sums, _rows(image))
@@ -131,7 +131,7 @@ def gram(features: Tensor, precision: str) -> Tensor:
 def accumulate_gram(sums: Tensor, features: Tensor, precision: str) -> None:
     """sums += F Fᵀ, in place in (B, C, C) float32 (float64 for float64), of features (B, C, H, W)."""
     if _is_16_bit(features, precision) and len(features) == 1:
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features.device):
             _add_sliced_products(sums[0], _rows(features[0]))
     else:
         sums += _products(features, precision)
@@ -202,16 +202,10 @@ def tap_backward(
     elif upstream is not gradient:
         gradient.copy_(upstream)
     in_16_bit = _is_16_bit(features, precision) and gradient.stride(1) == 1 and len(features) == 1
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features.device):
         (_add_terms_in_16_bit if in_16_bit else _add_terms)(gradient, features, style, content, owned)
-    if relu and not in_16_bit:
-        # In one vectorised pass.
-        torch.ops.aten.threshold_backward.grad_input(gradient, features, 0.0, grad_input=gradient)
-    elif relu:
-        # Products of bits take two thirds of its time. Those of what is positive are a positive integer.
-        for start, stop in row_chunks(features, parts=2):
-            positive = features[:, :, start:stop].view(torch.int16).clamp(0, 1)
-            gradient[:, :, start:stop].view(torch.int16).mul_(positive)
+    if relu:
+        zero_inactive(gradient, features, out=gradient)
 
 
 def _add_terms_in_16_bit(

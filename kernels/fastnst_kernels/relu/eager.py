@@ -53,6 +53,14 @@ def relu_backward(gradient: Tensor, bits: Tensor, pool: str | None, result: Tens
     result.copy_(torch.where(_unpack(bits, result), gradient, 0.0))
 
 
+def zero_inactive(gradient: Tensor, features: Tensor, out: Tensor) -> None:
+    """Write the gradient, or zero where features ≤ 0, into `out`, (B, C, H, W), which either of them may be."""
+    if gradient.element_size() == 2:
+        # Floats of 16 bit would be widened one by one; the bits of what is positive are a positive integer.
+        gradient, features, out = (x.view(torch.int16) for x in (gradient, features, out))
+    torch.ops.aten.threshold_backward.grad_input(gradient, features, 0, grad_input=out)
+
+
 def _activations(x: Tensor, bias: Tensor | None) -> Tensor:
     """max(x + bias, 0) in the dtype of the sum."""
     value = x.to(accumulation_dtype(x.dtype))
