@@ -81,7 +81,9 @@ class History:
 
     def _keep(self, row: int, vector: Tensor, out: Tensor | None = None) -> None:
         """Keeps `vector` as the latest pair's `s` (row 0) or `y` (row 1), and writes it into `out` as it is kept."""
-        largest = torch.linalg.vector_norm(vector, torch.inf).double()
+        # In a sixth of the time of an infinity norm.
+        least, most = torch.aminmax(vector)
+        largest = torch.maximum(-least, most).double()
         _, exponent = torch.frexp(torch.where(largest > 0, largest, 1.0))
         # Not so small that float32 lost it.
         unit = torch.ldexp(torch.ones_like(largest), exponent.clamp_min(-100)) / _LARGEST
