@@ -16,6 +16,7 @@ from fastnst.app.cli import grid
 from fastnst.image import sheet
 from fastnst.image.metadata import read_parameters
 from fastnst.image.read import load_image
+from fastnst.transfer.stylizer import Stylizer
 
 FAST = ["--size", "24", "--iterations", "2", "--scales", "none", "--weights", "random", "--quiet"]
 SHALLOW = ["--style-layers", "conv1_1", "--content-layers", "conv2_1"]
@@ -48,6 +49,26 @@ def test_a_grid_of_two_options(tmp_path: Path, pictures: tuple[str, str], monkey
             pixels = load_image(cell).rgb
             windows = load_image(out).rgb.unfold(1, 18, 1).unfold(2, 24, 1)
             assert (windows == pixels[:, None, None]).all(dim=(0, 3, 4)).sum() == 1
+
+
+def test_a_grid_that_is_stopped_leaves_what_it_has(
+    tmp_path: Path, pictures: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = Mock(side_effect=[None, None, KeyboardInterrupt])
+
+    class Stopped(Stylizer):
+        def __call__(self, *args: Any, **values: Any) -> Any:
+            calls()
+            return super().__call__(*args, **values)
+
+    monkeypatch.setattr(grid, "Stylizer", Stopped)
+    out = tmp_path / "grid.png"
+    axes = ["--down", "style_weight", "1", "100", "--across", "seed", "1", "2"]
+    assert cli.main(["grid", *pictures, "-o", str(out), *axes, *FAST, *SHALLOW]) == cli.EXIT_INTERRUPTED
+    assert "interrupted" in capsys.readouterr().err
+    assert [len(row) for row in read_parameters(out)["cells"]] == [2]
+    # The second row has its label and no pictures.
+    assert load_image(out).height > 2 * 18
 
 
 @pytest.mark.parametrize(("axis", "shape"), [("--down", (2, 1)), ("--across", (1, 2))])

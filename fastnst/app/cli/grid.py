@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any
 
 from PIL.Image import Image
@@ -17,10 +18,11 @@ from tqdm import tqdm
 from fastnst.app.cli import say
 from fastnst.app.cli.arguments import OPTIONS, Outputs, given_options, read_option
 from fastnst.app.cli.job import Job, style_paths
-from fastnst.app.cli.run import written
+from fastnst.app.cli.run import on_stop_signal, written
 from fastnst.errors import FastnstError, ImageError, OptionError, counted, warn
 from fastnst.image.files import check_apart, make_folder
 from fastnst.image.metadata import read_parameters
+from fastnst.image.picture import AnyPicture
 from fastnst.image.read import load_image, open_picture
 from fastnst.image.resize import fitted_size
 from fastnst.image.sheet import Look, check_cells, check_look, contact_sheet, differing_options, in_rows
@@ -97,30 +99,53 @@ def run_grid(parsed: argparse.Namespace) -> int:
     if down.option is None or across.option is None:
         names = [f"{index + 1}.png" for index in range(len(cells))]
     make_kept_folder(parsed.keep, names, outputs, [source for job in jobs for source in job.inputs])
-    made: list[Result] = []
-    disabled = True if parsed.quiet else None
-    for name, cell in zip(tqdm(names, unit="picture", disable=disabled, file=sys.stderr), cells, strict=True):
-        try:
-            # A stylizer for each, let go at once: it holds a network.
-            made.append(Stylizer(styles, **cell)(content))
-        except DivergedError as error:
-            warn(f"picture {len(made) + 1} of {len(cells)}: {error}; the sheet has the best image before that")
-            made.append(error.result)
-        if parsed.keep is not None:
-            made[-1].save(Path(parsed.keep) / name)
-    results = in_rows(made, columns)
+    paths = [None if parsed.keep is None else Path(parsed.keep) / name for name in names]
+    made, stop = _make_cells(content, styles, cells, paths, quiet=parsed.quiet)
     sheet = contact_sheet(
-        [[result.tensor for result in row] for row in results],
+        in_rows([*(result.tensor for result in made), *[None] * (len(cells) - len(made))], columns),
         cell=size,
         row_labels=down.labels,
         column_labels=ratios or across.labels,
         title=parsed.title,
         look=look,
     )
-    cells_of = [[result.parameters for result in row] for row in results]
+    cells_of = in_rows([result.parameters for result in made], columns)
     axes = {name: {"option": axis.option, "values": axis.values} for name, axis in (("down", down), ("across", across))}
     save_sheet(sheet, outputs, {**axes, "cells": cells_of})
+    if stop is not None:
+        raise stop
     return 0
+
+
+def _make_cells(
+    content: AnyPicture,
+    styles: Sequence[Any],
+    cells: Sequence[Mapping[str, Any]],
+    paths: Sequence[Path | None],
+    *,
+    quiet: bool,
+) -> tuple[list[Result], BaseException | None]:
+    """The pictures of `cells`, kept at their paths, and what stopped their making before the last, if one is made."""
+    made: list[Result] = []
+    bar = tqdm(paths, unit="picture", disable=quiet or None, file=sys.stderr)
+    try:
+        with on_stop_signal(), bar:
+            for path, cell in zip(bar, cells, strict=True):
+                try:
+                    # A stylizer for each, let go at once: it holds a network.
+                    made.append(Stylizer(styles, **cell)(content))
+                except DivergedError as error:
+                    warn(f"picture {len(made) + 1} of {len(cells)}: {error}; the sheet has the best image before that")
+                    made.append(error.result)
+                if path is not None:
+                    made[-1].save(path)
+    except (KeyboardInterrupt, FastnstError, RuntimeError, MemoryError) as stop:
+        if not made:
+            raise
+        # They hold the memory of the picture that was not made.
+        clear_frames(stop.__traceback__)
+        return made, stop
+    return made, None
 
 
 def run_compare(parsed: argparse.Namespace) -> int:
