@@ -131,6 +131,18 @@ def test_a_stopped_clip_goes_on_to_the_same_frames(values: dict[str, Any], tmp_p
     assert all((frame == other).all() for frame, other in zip(read(out), expected, strict=True))
 
 
+def test_two_runs_do_not_share_frames(tmp_path: Path, style: str) -> None:
+    source, out = moving.folder_of(tmp_path / "clip", moving.pan(2)), tmp_path / "out"
+
+    def again(_: FrameDone) -> None:
+        for resume in (False, True):
+            with pytest.raises(CheckpointError, match="another run keeps its frames in"):
+                stylize_video(source, style, out, resume=resume, **SMALL)
+
+    stylize_video(source, style, out, callback=again, **SMALL)
+    assert len(read(out)) == 2
+
+
 def _make_and_die(source: Path, style: str, out: Path, frame: int) -> None:
     def die(done: FrameDone) -> None:
         if done.index == frame:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastnst.errors import FastnstError, ImageError, OptionError
+from fastnst.errors import FastnstError, FastnstWarning, ImageError, OptionError
 from fastnst.transfer.movie import check_target, even, note_of, write_clip
 from fastnst.video.clip import BrokenFrameError, moves, open_clip
 from fastnst.video.options import Part
@@ -45,13 +45,20 @@ def frames(tmp_path: Path) -> list[Path]:
 
 
 def film(
-    path: Path, count: int = 10, *, sound: str | None = None, times: list[int] | None = None, turned: bool = False
+    path: Path,
+    count: int = 10,
+    *,
+    sound: str | None = None,
+    times: list[int] | None = None,
+    turned: bool = False,
+    transfer: int = 1,
 ) -> Path:
-    """A film of `drawn_frames`, 10 a second, with a tone of that codec; `turned` by a quarter, as a phone writes it."""
+    """A film of `drawn_frames`, 10 a second, with a tone of that codec; `turned` by a quarter, as a phone writes it.
+    `transfer` is the number that ITU-T H.273 has for how light became samples."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=RATE, options={"crf": "1"})
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 10)
+        stream.codec_context.time_base, stream.codec_context.color_trc = Fraction(1, 10), transfer
         audio = container.add_stream(sound, rate=48_000) if sound else None
         for number, array in enumerate(drawn_frames(count)):
             frame = av.VideoFrame.from_ndarray(array, format="rgb24")
@@ -127,6 +134,12 @@ def test_a_turned_clip_comes_upright(tmp_path: Path) -> None:
     assert clip.size == (64, 48)
     # What was at the left is on top.
     assert first[4, 4, 0] > 150 > first[-4, 4, 0]
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_high_dynamic_range_is_named(tmp_path: Path, transfer: int) -> None:
+    with pytest.warns(FastnstWarning, match="HDR"):
+        open_clip(film(tmp_path / "clip.mp4", 2, transfer=transfer))
 
 
 def bomb(source: Path, path: Path) -> None:

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastnst.errors import OptionError
+from fastnst.errors import OptionError, check_package
 from fastnst.feedforward.applying import Applier
 from fastnst.feedforward.file import Blend, NetworkFile, blend_weights, in_order, load_network
 from fastnst.image.resize import edge_beside, fitted_size
 from fastnst.options.parse import parse_size
-from fastnst.transfer.movie import check_package, check_target, even, write_clip
+from fastnst.transfer.movie import check_target, even, write_clip
 from fastnst.video.clip import BrokenFrameError, open_clip
 from fastnst.video.flow import Frame, as_frame, fitted, motion, sharpness, warped
 from fastnst.video.options import Part, read_track
@@ -66,7 +66,7 @@ def apply_to_clip(
     if not 0 <= hold < 1:
         raise OptionError(f"hold {hold:g} is out of range; give 0 or more, and less than 1")
     if hold > 0:
-        check_package("cv2")
+        check_package("cv2", "video", "video")
     source, target = open_clip(clip, part), Path(output)
     source.check_apart(target)
     edge = edge_beside(parse_size("content" if size is None else size), source.size)

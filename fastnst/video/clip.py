@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -14,13 +15,13 @@ from statistics import median
 import numpy as np
 from PIL import Image, ImageSequence
 
-from fastnst.errors import ImageError, OptionError
+from fastnst.errors import ImageError, OptionError, check_package, warn
 from fastnst.image.decode import MIN_SIDE, about, open_image, unread_format
 from fastnst.image.files import PICTURE_SUFFIXES, check_apart, has_content, is_in_folder, pictures_at
 from fastnst.image.read import load_image, open_picture
 from fastnst.image.write import to_pil
 from fastnst.transfer.movie import FILMS as WRITTEN
-from fastnst.transfer.movie import Sound, check_package, reason_of
+from fastnst.transfer.movie import Sound, reason_of
 from fastnst.video.flow import Frame
 from fastnst.video.options import Part
 
@@ -38,6 +39,7 @@ _GIVE_A_CLIP = "give a video, a GIF, a WebP or a folder of frames"
 # The shown time of a frame of an even rate differs by less than this part from the others', rounding apart.
 _UNEVEN = 0.5
 _HIGH_DEFINITION = 720  # lines from which a video that does not say so has the colours of BT.709
+_HIGH_RANGE = (16, 18)  # transfer characteristics of ITU-T H.273: PQ and HLG
 
 
 class BrokenFrameError(ImageError):
@@ -174,12 +176,8 @@ def _at_rate(name: str, file: _File, wanted: float | None) -> tuple[Fraction, Se
             )
         return own.limit_denominator(1001), range(count)
     rate = Fraction(wanted).limit_denominator(1001)
-    indices, index = [], 0
-    for number in range(max(1, round(file.duration * rate))):
-        while index + 1 < count and file.times[index + 1] <= (number + Fraction(1, 4)) / rate:
-            index += 1
-        indices.append(index)
-    return rate, indices
+    moments = ((number + Fraction(1, 4)) / rate for number in range(max(1, round(file.duration * rate))))
+    return rate, [bisect_right(file.times, moment) - 1 for moment in moments]
 
 
 def _folder(name: str, rate: Fraction) -> _File:
@@ -243,7 +241,7 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 def _film(name: str) -> _File:
     """The first video stream of a file that FFmpeg reads; what its packets say of times, without decoding them."""
-    check_package("av")
+    check_package("av", "video", "video")
     import av
 
     try:
@@ -252,6 +250,11 @@ def _film(name: str) -> _File:
                 raise ImageError(f"clip {name!r} has no video stream; {_GIVE_A_CLIP}")
             stream = container.streams.video[0]
             audio = container.streams.audio[0].codec_context.name if container.streams.audio else None
+            if getattr(stream.codec_context, "color_trc", None) in _HIGH_RANGE:
+                warn(
+                    f"clip {name!r} is in HDR and is read as if it were not, so that its colours come out pale; "
+                    "convert it to SDR first (ffmpeg's filters zscale and tonemap do)"
+                )
             base, assumed = stream.time_base or Fraction(1, 1000), stream.guessed_rate or stream.average_rate
             packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
             times = sorted(packet.pts * base for packet in packets if packet.pts is not None)

@@ -1,10 +1,11 @@
 """The options of a clip beside those of a picture, and options of the look that change along it."""
 
 import re
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
+
+import numpy as np
 
 from fastnst.errors import OptionError
 from fastnst.options.keywords import OptionValues
@@ -136,14 +137,7 @@ class Track:
     values: tuple[tuple[float, ...], ...]
 
     def at(self, seconds: float) -> float | tuple[float, ...]:
-        after = bisect_right(self.times, seconds)
-        if after in (0, len(self.times)):
-            value = self.values[max(after - 1, 0)]
-        else:
-            begin, end = self.times[after - 1 : after + 1]
-            share = (seconds - begin) / (end - begin)
-            pairs = zip(self.values[after - 1], self.values[after], strict=True)
-            value = tuple(low + share * (high - low) for low, high in pairs)
+        value = tuple(float(np.interp(seconds, self.times, part)) for part in zip(*self.values, strict=True))
         return value[0] if len(value) == 1 else value
 
 

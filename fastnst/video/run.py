@@ -5,19 +5,20 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
-from fastnst.errors import ImageError, OptionError, counted
+from fastnst.errors import ImageError, OptionError, check_package, counted
 from fastnst.image.picture import AnyPicture, Picture
 from fastnst.image.resize import at_size, fitted_size
 from fastnst.network.runtime import versions
 from fastnst.options.options import Options
 from fastnst.transfer.inputs import Canvas, Styles, sized
-from fastnst.transfer.movie import check_package, check_target, even, note_of, write_clip
+from fastnst.transfer.movie import check_target, even, note_of, write_clip
 from fastnst.transfer.scales import image_size
 from fastnst.video.clip import Clip, moves, open_clip
 from fastnst.video.flow import Frame, as_frame, as_planes, fitted, is_cut
@@ -115,7 +116,7 @@ class Production:
         resume: bool = False,
         **values: Unpack[VideoValues],
     ) -> None:
-        check_package("cv2")
+        check_package("cv2", "video", "video")
         given: Mapping[str, Any] = values
         self.video = video = VideoOptions(**{name: value for name, value in given.items() if name in VIDEO_OPTIONS})
         self._source, self.target = source, target = open_clip(clip, video), Path(output)
@@ -134,6 +135,14 @@ class Production:
         masks = _moving_masks(options, source, video)
         # What is wrong with styles, masks and options is found before the clip is decoded.
         self._studio, self.work = Studio(style, look, video), Work(work_folder(target))
+        with ExitStack() as claim:
+            claim.enter_context(self.work.claimed())
+            self._prepare(masks, source, look, resume=resume)
+            self._claim = claim.pop_all()
+
+    def _prepare(self, masks: Mapping[int, Clip], source: Clip, look: Look, *, resume: bool) -> None:
+        """Checks all that frames are made of, reads the clip, and keeps its frames and the record of the run."""
+        video = self.video
         saved = self.work.saved(resume=resume)
         if saved is not None:
             self._studio.go_on_in(str(saved.get("device")), str(saved.get("precision")))
@@ -141,6 +150,7 @@ class Production:
         prepared = stylizer.prepare(fitted(next(source.frames()), self.size))
         self._motions = Motions(None if video.flow is None else Path(video.flow))
         self._motions.check(len(source), video.look_back if video.passes == 1 else sorted({1, *video.look_back}))
+        place = {"device": str(stylizer.runtime.device), "precision": stylizer.runtime.precision}
         content, hashes = self._extract(masks)
         same = {
             "clip": content,
@@ -152,7 +162,6 @@ class Production:
             "size": self.size,
             **_recorded(self._studio.options, video, look),
         }
-        place = {"device": str(stylizer.runtime.device), "precision": stylizer.runtime.precision}
         self.work.keep_record({"same": same, **place, "versions": versions()}, saved)
         # The regions whose mask moves, and a hash of what the frames are made of, which the file is given.
         self._masks, self._note = tuple(masks), hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
@@ -196,6 +205,12 @@ class Production:
 
     def run(self, callback: Callable[[FrameDone], None] | None = None) -> VideoResult:
         """Makes the frames that are not finished, and writes the clip."""
+        with self._claim:
+            result = self._run(callback)
+            self.work.remove()
+        return result
+
+    def _run(self, callback: Callable[[FrameDone], None] | None) -> VideoResult:
         scenes, seconds = self.scenes, dict[tuple[int, int], float]()
         for number in range(1, self.video.passes + 1):
             is_last = number == self.video.passes
@@ -220,7 +235,6 @@ class Production:
         sound = self._source.sound_for(self.target, self.count) if self.video.sound else None
         frames = [self.work.path("done", index) for index in range(self.count)]
         write_clip(self.target, frames, self._source.rate, sound, note=self._note)
-        self.work.remove()
         return VideoResult(
             self.target, self.count, self.size, self._source.rate, scenes=scenes, seconds=seconds, broken=self.broken
         )

@@ -4,13 +4,15 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
@@ -71,6 +73,29 @@ class Work:
         raise CheckpointError(
             f"{str(path)!r} is damaged or of another version; delete {str(self.folder)!r} and start over"
         )
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keeps other runs out of the folder, which is there for as long, and after it if it holds anything. Raises
+        CheckpointError where another run is at work there."""
+        make_folder(str(self.folder))
+        path = self.folder / ".lock"
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise CheckpointError(
+                f"another run keeps its frames in {str(self.folder)!r}; wait for it, or give the output another name"
+            ) from None
+        except (OSError, NotImplementedError):  # on a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            lock.release()
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+                self.folder.rmdir()
 
     def keep_record(self, record: Mapping[str, Any], saved: Mapping[str, Any] | None) -> None:
         """Keeps what the run is made of, or compares it with what was `saved`. Raises CheckpointError."""
