@@ -411,16 +411,26 @@ def test_the_command_says_what_is_wrong_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "size", "said"),
     [
-        (["stylize", "-", "style.png", "-o", "out.png"], "several processes cannot all read the standard input"),
-        (["env"], "only stylize, texture, reconstruct and resume can be shared"),
+        (["stylize", "-", "style.png", "-o", "out.png"], "2", "several processes cannot all read the standard input"),
+        (["env"], "2", "only stylize, texture, reconstruct and resume can be shared"),
+        (["env"], "two", "start this command without torchrun"),
     ],
 )
 def test_what_several_processes_cannot_do(
-    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    words: list[str], size: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", size)
     assert main(words) == 1
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "said"), [("WORLD_SIZE", "did not find each other"), ("LOCAL_RANK", "be numbers")])
+def test_an_environment_of_no_numbers(name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for other, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(other, value)
+    monkeypatch.setenv(name, "two")
+    with pytest.raises(RanksError, match=said), joined():
+        pass

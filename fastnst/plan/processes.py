@@ -143,7 +143,7 @@ ALONE = Ranks()
 
 def are_launched() -> bool:
     """True where torchrun, or what sets RANK and WORLD_SIZE as it does, started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+    return os.environ.get("WORLD_SIZE", "") not in ("", "0", "1") and "RANK" in os.environ
 
 
 @contextmanager
@@ -159,8 +159,11 @@ def joined(device: torch.device | str = "cpu", *, timeout: float = TIMEOUT) -> I
     if not are_launched():
         yield Ranks()
         return
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    try:
+        local_rank, local_size = (int(os.environ.get(f"LOCAL_{name}", 0)) for name in ("RANK", "WORLD_SIZE"))
+    except ValueError as error:
+        raise RanksError(f"LOCAL_RANK and LOCAL_WORLD_SIZE must be numbers ({error}); start with torchrun") from error
+    local_size = local_size or 1
     on_gpu = torch.device(device).type == "cuda"
     nccl = on_gpu and dist.is_nccl_available() and local_size <= torch.cuda.device_count()
     if on_gpu:

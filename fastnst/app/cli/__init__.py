@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("always", FastnstWarning)
         try:
             together = getattr(parsed, "together", False)
-            if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ and not together:
+            if os.environ.get("WORLD_SIZE", "") not in ("", "0", "1") and "RANK" in os.environ and not together:
                 raise OptionError(
                     "only stylize, texture, reconstruct and resume can be shared by several processes; start this "
                     "command without torchrun"
