@@ -4,7 +4,7 @@ preprocessing of their pictures: torchvision's or Caffe's."""
 import difflib
 from dataclasses import dataclass
 
-from fastnst.errors import OptionError
+from fastnst.errors import OptionError, check_choice
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,7 @@ def is_original(network: str, weights: str) -> bool:
 
 def check_filter_scaling(scaling: str, network: str, weights: str) -> None:
     """Raises OptionError for an unknown `scaling`, or where the means that it needs are not known of `weights`."""
-    if scaling not in FILTER_SCALINGS:
-        raise OptionError(f"unknown filter scaling {scaling!r}; choose one of: {', '.join(FILTER_SCALINGS)}")
+    check_choice("filter scaling", scaling, FILTER_SCALINGS)
     if scaling != "none" and not is_original(network, weights):
         raise OptionError(
             f"filter scaling {scaling} needs the mean activation of each filter, which only {ORIGINAL_NETWORK} with "
@@ -90,8 +89,7 @@ def check_filter_scaling(scaling: str, network: str, weights: str) -> None:
 
 def layers_of(network: str) -> tuple[Layer, ...]:
     """The layers of `network` in order. Raises OptionError for an unknown network."""
-    if network not in NETWORKS:
-        raise OptionError(f"unknown network {network!r}; choose one of: {', '.join(NETWORKS)}")
+    check_choice("network", network, NETWORKS)
     return NETWORKS[network]
 
 

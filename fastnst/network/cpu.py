@@ -14,7 +14,7 @@ from fastnst_kernels.relu.eager import zero_inactive
 from torch import Tensor
 
 from fastnst.network import winograd
-from fastnst.network.layers import Convolution, Layer, Layers, Pool, Torch
+from fastnst.network.layers import Convolution, Layer, Layers, Torch
 
 _ONES = [1, 1]
 

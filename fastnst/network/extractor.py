@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastnst.errors import ImageError, OptionError
+from fastnst.errors import ImageError, OptionError, check_choice
 from fastnst.fork import check_fork
 from fastnst.network.architecture import canonical_layer, layers_up_to
 from fastnst.network.frozen import Frozen
@@ -54,10 +54,8 @@ class FeatureExtractor(Frozen):
     ) -> None:
         super().__init__()
         check_fork()
-        if pooling not in ("avg", "max"):
-            raise OptionError(f"unknown pooling {pooling!r}; choose one of: avg, max")
-        if padding not in ("zeros", "replicate"):
-            raise OptionError(f"unknown padding {padding!r}; choose one of: zeros, replicate")
+        check_choice("pooling", pooling, ("avg", "max"))
+        check_choice("padding", padding, ("zeros", "replicate"))
         if isinstance(layers, str) or not layers:
             raise OptionError(f"layers {layers!r} is not a list of layers; give at least one, as in ['conv4_2']")
         network = weights.network if isinstance(weights, Weights) else network

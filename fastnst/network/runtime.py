@@ -8,7 +8,7 @@ from fastnst_kernels import BACKENDS, available_backends
 from fastnst_kernels.launch.layout import exact_device
 from fastnst_kernels.profiling.measure import versions as versions
 
-from fastnst.errors import OptionError, warn
+from fastnst.errors import OptionError, check_choice, warn
 from fastnst.network import trial, winograd
 
 _DTYPES = {
@@ -62,10 +62,8 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", backend: str 
     place = _device(device)
     if precision == "auto":
         precision = _automatic_precision(place)
-    if precision not in _DTYPES:
-        raise OptionError(f"unknown precision {precision!r}; choose one of: auto, {', '.join(_DTYPES)}")
-    if backend not in BACKENDS:
-        raise OptionError(f"unknown backend {backend!r}; choose one of: {', '.join(BACKENDS)}")
+    check_choice("precision", precision, ("auto", *_DTYPES))
+    check_choice("backend", backend, BACKENDS)
     if precision == "tf32" and place.type != "cuda":
         raise OptionError(f"precision tf32 needs a GPU and the device is {place}; use fp32")
     if precision in ("tf32", "bf16") and place.type == "cuda" and _capability(place) < _AMPERE:
@@ -79,7 +77,9 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", backend: str 
     if precision == "fp16" and place.type == "cpu":
         raise OptionError("precision fp16 is a thousand times slower than fp32 on a CPU; use fp32 or bf16")
     if precision == "bf16" and place.type == "cpu":
-        _warn_if_slow(precision)
+        seconds = trial.trial()
+        if (factor := seconds["bf16"] / min(seconds.values())) > _SLOW:
+            warn(f"precision bf16 takes {factor:.1f} times as long as {trial.quickest()} on this CPU; use auto")
     if backend == "reference" and exact_device(place) != place:
         raise OptionError(f"backend reference computes in float64, which {place} does not have; use auto")
     if backend == "triton":
@@ -125,17 +125,6 @@ def _automatic_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "fp16" if _capability(device) >= _TURING else "fp32"
     return trial.quickest() if device.type == "cpu" else "fp32"
-
-
-def _warn_if_slow(precision: str) -> None:
-    """Warns where 16 bits take longer than float32 on this CPU, as they do without units of their own."""
-    seconds = trial.trial()
-    factor = seconds[precision] / min(seconds.values())
-    if factor > _SLOW:
-        warn(
-            f"precision {precision} takes {factor:.1f} times as long as {trial.quickest()} on this CPU; use auto",
-            level=3,
-        )
 
 
 def _device(name: str) -> torch.device:

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 
@@ -119,15 +119,13 @@ _TIMED = SharedSetting((torch.backends.cudnn, "benchmark"))
 _HEAP = SharedSetting((Heap(), "is_kept"))
 
 
-@contextmanager
-def kept_heap(device: torch.device) -> Iterator[None]:
+def kept_heap(device: torch.device) -> AbstractContextManager[None]:
     """Lets a CPU's iterations take the memory of the last one, all of which have the same shapes: see `Heap`. At the
     end what is free goes back to the system.
 
     On another device, and where the C library is not GNU's, nothing changes.
     """
-    with _HEAP.held(True) if device.type == "cpu" else nullcontext():
-        yield
+    return _HEAP.held(True) if device.type == "cpu" else nullcontext()
 
 
 @contextmanager
@@ -145,14 +143,12 @@ def float32_products(tf32: bool) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def timed_algorithms() -> Iterator[None]:
+def timed_algorithms() -> AbstractContextManager[None]:
     """Lets cuDNN time its algorithms at the first call of each shape, since every iteration has the same shapes.
 
     Without a GPU nothing is touched.
     """
-    with _TIMED.held(True) if torch.cuda.is_available() else nullcontext():
-        yield
+    return _TIMED.held(True) if torch.cuda.is_available() else nullcontext()
 
 
 @contextmanager

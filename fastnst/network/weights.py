@@ -6,8 +6,8 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -147,18 +147,12 @@ def _path_of(name: str) -> Path:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name) and not os.path.lexists(name):
         raise WeightsError(f"weights {name} is an address, not a file; download it first and pass the file's path")
     path = Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
-    if not name or not (path.suffix or len(path.parts) > 1 or _exists(path)):
+    # Of a folder that is closed to us, and a name that is too long, it says no where Path.exists raises.
+    if not name or not (path.suffix or len(path.parts) > 1 or os.path.exists(path)):  # noqa: PTH110
         raise WeightsError(
             f"unknown weights {name!r}; choose auto, original, imagenet, random, or the path of a {SUFFIXES_TEXT} file"
         )
     return path
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a folder on the way is closed to us, or the name is too long
-        return False
 
 
 def _convolutions(network: str, taps: tuple[str, ...] | None) -> list[Layer]:
@@ -203,10 +197,10 @@ def _imagenet(network: str, convolutions: Sequence[Layer], progress: bool) -> We
 
 
 def _from_cache(cached: Path, network: str, convolutions: Sequence[Layer]) -> Weights | None:
-    if not _exists(cached):
+    if not os.path.exists(cached):  # noqa: PTH110
         return None
     try:
-        if not _exists(_digest_file(cached)):
+        if not os.path.exists(_digest_file(cached)):  # noqa: PTH110
             raise WeightsError(f"weights file {cached} has no SHA-256 beside it; fetch it again")
         return _from_file(cached, network, convolutions, source="imagenet")
     except WeightsError as error:
@@ -230,27 +224,22 @@ def _is_whole(checkpoint: Path, sha256_prefix: str) -> bool:
     return False
 
 
-@contextmanager
-def _lock(path: Path, progress: bool) -> Iterator[None]:
+def _lock(path: Path, progress: bool) -> AbstractContextManager[object]:
     """Lets one process at a time into its block. Raises WeightsError where the cache cannot be written."""
     lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(blocking=False)
+            return lock.acquire(blocking=False)
         except Timeout:
             if progress:
                 print(f"another process is downloading {path.stem}; waiting for it", file=sys.stderr)
-            lock.acquire()
+            return lock.acquire()
     except OSError as error:
         raise WeightsError(
             f"cannot write the weights cache {path.parent} ({error.strerror or error}); set FASTNST_CACHE to a folder "
             "that is writable"
         ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _download(url: str, path: Path, sha256_prefix: str, progress: bool) -> None:

@@ -7,8 +7,7 @@ import re
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,7 +147,8 @@ def _open_pickle(path: Path) -> _Contents:
     try:
         if is_zip:
             check_archive(path)
-        with _quietly():  # torch doubts pickle protocol 3, and reads it
+        with _FILTERS, warnings.catch_warnings():  # torch doubts pickle protocol 3, and reads it
+            warnings.filterwarnings("ignore", module=r"torch(\.|$)")
             # A mapped file is never unpacked, whatever sizes it claims.
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # damage makes torch's unpickler raise nearly anything, struct.error for one
@@ -172,14 +172,6 @@ def check_archive(path: Path) -> None:
             raise ValueError("its parts are more than the file holds")
         if (damaged := archive.testzip()) is not None:
             raise ValueError(f"{damaged} is not what was written")
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keeps torch's warnings, which users can do nothing about, from them; for one thread at a time."""
-    with _FILTERS, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"torch(\.|$)")
-        yield
 
 
 def _refusal(path: Path, reason: str) -> WeightsError:

@@ -74,6 +74,7 @@ class Network:
     # The whole image's first layer is computed from it again on the way back, and none of it is kept.
     redoes_first: bool = False
     wraps: bool = False
+    max_pools: bool = False
 
     @property
     def loading_bytes(self) -> int:
@@ -112,6 +113,7 @@ def network_of(options: Options, runtime: Runtime) -> Network:
         keeps_features=runtime.kernels != "triton",
         redoes_first=runtime.kernels == "triton" and (runtime.dtype.itemsize == 2 or runtime.tf32) and is_plain,
         wraps=options.wraps,
+        max_pools=options.pooling == "max",
     )
 
 
@@ -182,10 +184,15 @@ def _backward(network: Network, ledger: _Ledger, traces: Sequence[_Trace]) -> No
     for step, trace in zip(reversed(network.steps), reversed(traces), strict=True):
         ledger.held -= trace.features
         positions = trace.height * trace.width
-        # Where features are kept, it takes their place.
-        apart = step.is_pooled and step.is_convolution and not network.keeps_features
+        # Where features are kept, that of a mean takes their place.
+        apart = step.is_pooled and step.is_convolution and (network.max_pools or not network.keeps_features)
+        # A maximum and where it is, in 64 bit, beside what it is spread to.
+        found = network.max_pools and step.is_pooled and network.keeps_features
+        maxima = ledger.take((element + 8) * step.filters * (positions // 4) if found else 0)
         whole = ledger.take(element * step.filters * positions if apart else 0)
+        ledger.held -= maxima if apart else 0
         below = ledger.take(element * step.channels * positions)
+        ledger.held -= 0 if apart else maxima
         if network.wraps and step.is_convolution:
             ledger.use(element * step.filters * (trace.height + 2) * (trace.width + 2))
         if network.winograd and step.is_convolution:
@@ -248,16 +255,15 @@ def _kept_peak(network: Network, height: int, width: int, tiles: int, *, redone_
     for _ in range(tiles):
         traces = _forward(network, ledger, height, width, record=True)
         ledger.held -= sum(trace.features + trace.record for trace in traces[:redone_steps])
-        kept.append(traces[redone_steps:])
+        own = traces[redone_steps:]
+        if redone_steps and own and network.keeps_features and not network.steps[redone_steps].is_convolution:
+            # The record of a pool of its own are the features before it.
+            own[0] = replace(own[0], record=own[0].record + ledger.take(traces[redone_steps - 1].features))
+        kept.append(own)
     for traces in kept:
         first = _forward(first_steps, ledger, height, width, record=True) if redone_steps else []
         _backward(network, ledger, [*first, *traces])
     return ledger.peak
-
-
-def content_bytes(network: Network, content: Collection[str], height: int, width: int) -> int:
-    """Bytes of the features of the layers `content`."""
-    return network.element * sum(map(prod, network.features(content, height, width)))
 
 
 def mask_bytes(network: Network, style: Collection[str], height: int, width: int, *, regions: int) -> int:

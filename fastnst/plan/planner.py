@@ -26,7 +26,6 @@ from fastnst.plan.machine import Room, room_on
 from fastnst.plan.memory import (
     IMAGE_BYTES_PER_PIXEL,
     Network,
-    content_bytes,
     forward_bytes,
     mask_bytes,
     most_elements,
@@ -143,10 +142,8 @@ def plan_run(
     Raises OptionError where nothing that was asked for fits into a `max_memory` that was given; without one the least
     that is possible is planned, and `fits` says that it is too much.
     """
-    tile, allowed = options.tile, options.max_memory
-    whole_alone = options.style_loss == "sliced"
-    if whole_alone and tile == "auto":
-        tile = "none"
+    whole_alone, allowed = options.style_loss == "sliced", options.max_memory
+    tile = "none" if whole_alone else options.tile
     network = network_of(options, runtime)
     room = room or room_on(runtime.device, 0 if network_is_loaded else network.loading_bytes, sharers)
     limit = room.limit
@@ -256,7 +253,7 @@ class Ways:
         flops = flops * count / len(grid) + style_flops(network, style, height, width) * count / len(grid)
         # Of the content's features, those of a process' own tiles, or of the tile at work twice.
         held = count if content_is_kept else 2
-        device += content_bytes(network, content, height, width) * held // len(grid)
+        device += network.element * sum(map(math.prod, network.features(content, height, width))) * held // len(grid)
         device += mask_bytes(network, style, height, width, regions=len(options.masks or ()))
         if options.style_loss == "sliced":
             device += sorting_bytes(network, style, height, width)

@@ -45,19 +45,9 @@ class Launch:
 _planned: ContextVar[tuple[Gpu | None, list[Launch]] | None] = ContextVar("planned launches", default=None)
 
 
-@triton.jit
-def _probe():
-    pass
-
-
 def interpreted() -> bool:
     """True if this process runs the kernels in Triton's interpreter, which is settled when they are first imported."""
-    return not isinstance(_probe, triton.runtime.JITFunction)
-
-
-def cannot_round(dtype: torch.dtype) -> bool:
-    """True where a kernel does not see what its results are once they are rounded to `dtype`; see `_widened`."""
-    return interpreted() and dtype == torch.bfloat16
+    return not isinstance(finish_sum_kernel, triton.runtime.JITFunction)
 
 
 def input_precision(dtype: torch.dtype, precision: str, gpu: Gpu) -> str:

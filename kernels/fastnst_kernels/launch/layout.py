@@ -140,12 +140,9 @@ def empty_map(
     like: Tensor, last: bool, *, dtype: torch.dtype | None = None, size: tuple[int, int] | None = None
 ) -> Tensor:
     """An uninitialised map as `like`, (B, C, H, W), or of another `size` (H, W); channels-last if `last`, else NCHW."""
-    batch, channels = like.shape[:2]
-    height, width = like.shape[2:] if size is None else size
-    dtype = dtype or like.dtype
-    if last:
-        return torch.empty((batch, height, width, channels), dtype=dtype, device=like.device).permute(0, 3, 1, 2)
-    return torch.empty((batch, channels, height, width), dtype=dtype, device=like.device)
+    layout = torch.channels_last if last else torch.contiguous_format
+    shape = (*like.shape[:2], *(size or like.shape[2:]))
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=layout)
 
 
 def packed_by_channels(x: Tensor) -> bool:

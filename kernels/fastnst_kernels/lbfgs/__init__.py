@@ -54,7 +54,9 @@ class FusedLBFGS:
         spectrum = gradient = self._free(image, gradient)
         if self._spectrum is not None:
             both = torch.view_as_real(torch.fft.rfft2(gradient[0], norm="ortho"))
-            spectrum = both * self._weights(both.shape[2])[:, None]
+            weights = torch.full((both.shape[2], 1), 2**0.5, dtype=torch.float32, device=both.device)
+            weights[0] = weights[-1 if self._size[1] % 2 == 0 else 0] = 1.0
+            spectrum = both * weights
         size = spectrum.abs().sum().clamp_min(torch.finfo(gradient.dtype).tiny)
         self.state.h0.copy_(torch.eye(3, dtype=torch.float64, device=gradient.device) / size.double())
 
@@ -63,13 +65,6 @@ class FusedLBFGS:
             return gradient
         free: Tensor = self._launches.free(image, gradient.contiguous())
         return free
-
-    def _weights(self, columns: int) -> Tensor:
-        weights = torch.full((columns,), 2**0.5, dtype=torch.float32, device=self.state.units.device)
-        weights[0] = 1.0
-        if self._size[1] % 2 == 0:
-            weights[-1] = 1.0
-        return weights
 
     @torch.no_grad()
     def step(self, image: Tensor, gradient: Tensor, best: Best | None = None) -> None:

@@ -24,8 +24,8 @@ _PART_CHANNELS = 2048
 # Elements of features that are copied or widened to float32 at a time: they stay in the cache.
 CHUNK_ELEMENTS = 1 << 19
 
-# Positions of a 16-bit slice, and slices: each is rounded once; the more there are, the less their sum is off (three: by
-# 0.1 %). A map of so few positions that it has fewer slices is multiplied in float32.
+# Positions of a 16-bit slice, and slices: each is rounded once; the more there are, the less their sum is off (of three
+# by 0.1 %). A map of few positions is multiplied in float32.
 _SLICE_POSITIONS, _LEAST_SLICES, _MOST_SLICES, _FEW_POSITIONS = 512, 3, 64, 512
 
 
@@ -92,15 +92,6 @@ def _add_products(sums: Tensor, matrix: Tensor) -> None:
         upper.addmm_(rest[row : row + _BLOCK_ROWS], rest[row:].mT)
 
 
-def _mirror(sums: Tensor) -> None:
-    """Replace the elements of (C, C) below the diagonal by those above.
-
-    The product of a block on the diagonal need not be symmetric to the bit.
-    """
-    below = sums.triu(1).mT
-    sums.triu_().add_(below)
-
-
 def _products(features: Tensor, precision: str) -> Tensor:
     """F Fᵀ, (B, C, C) float32 (float64 for float64) and symmetric to the bit, of features (B, C, H, W)."""
     batch, channels = features.shape[:2]
@@ -116,7 +107,8 @@ def _products(features: Tensor, precision: str) -> Tensor:
             else:
                 for start, stop in row_chunks(image[None]):
                     _add_products(sums, image[:, start:stop].to(dtype).flatten(1))
-            _mirror(sums)
+            # The product of a block on the diagonal need not be symmetric to the bit.
+            sums.triu_().add_(sums.triu(1).mT)
     return result
 
 

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.launch.heuristic import pairs_of, power_of_two, reduce_tile
-from fastnst_kernels.launch.launch import Launch, cannot_round, run
+from fastnst_kernels.launch.launch import Launch, interpreted, run
 from fastnst_kernels.launch.layout import as_readable
 from fastnst_kernels.losses import eager
 from fastnst_kernels.losses.triton_product import partial_sums, tile_of
@@ -185,7 +185,8 @@ def accumulate_gram(sums: Tensor, features: Tensor, precision: str) -> None:
 
 def bias_relu_gram(x: Tensor, bias: Tensor, y: Tensor, precision: str) -> Tensor:
     """`eager.bias_relu_gram` in one pass, of dense maps; its sums are those of the splits."""
-    if cannot_round(x.dtype):
+    # The interpreter does not see what is rounded: see `launch._widened`.
+    if interpreted() and x.dtype == torch.bfloat16:
         return eager.bias_relu_gram(x, bias, y, precision)
     return partial_sums(x, precision, bias, y)
 

@@ -216,23 +216,6 @@ def tap_backward(
     if upstream is not None and is_crop(upstream):
         upstream = upstream.contiguous()
     written = empty_map(features, channels_last(features)) if is_crop(gradient) else gradient
-    _run(written, features, upstream, style, content, relu=relu, owned=owned, precision=precision)
-    if written is not gradient:
-        gradient.copy_(written)
-
-
-def _run(
-    gradient: Tensor,
-    features: Tensor,
-    upstream: Tensor | None,
-    style: StyleTerm | None,
-    content: ContentTerm | None,
-    *,
-    relu: bool,
-    owned: Owned | None,
-    precision: str,
-) -> None:
-    """The launch of `tap_backward`, for maps whose H and W act as one axis, but for the content's."""
     batch, channels, height, width = features.shape
     if owned is None and content is not None and is_crop(content.content):
         owned = (0, 0, height, width)
@@ -241,7 +224,7 @@ def _run(
     dot_precision = input_precision(features.dtype, precision, gpu)
     config = _config(features, style, content, dot_precision, gpu)
     c_blocks, m_blocks = ceil(channels / config.block_c), ceil(height * width / config.block_m)
-    added = gradient if upstream is None else upstream
+    added = written if upstream is None else upstream
     target = features if content is None else content.content
     arguments = {
         "features": features,
@@ -251,11 +234,11 @@ def _run(
         "content": None if content is None else target,
         "content_gradient": None if content is None else content.gradient,
         "upstream": upstream,
-        "gradient": gradient,
+        "gradient": written,
         **strides_of_one_axis(features),
         **strides(target, "content_", crop=owned is not None),
         **strides_of_one_axis(added, "upstream_"),
-        **strides_of_one_axis(gradient, "gradient_"),
+        **strides_of_one_axis(written, "gradient_"),
         "style_gradient_stride": 0 if style is None else style.gradient.stride(0),
         "content_gradient_stride": 0 if content is None else content.gradient.stride(0),
         "C": channels,
@@ -271,7 +254,7 @@ def _run(
         "BLOCK_C": config.block_c,
         "BLOCK_M": config.block_m,
         "BLOCK_K": config.block_k,
-        "WIDE": wide(features, added, gradient, target),
+        "WIDE": wide(features, added, written, target),
         "LAST": channels_last(features),
         "RELU": relu,
         "OWNED": owned is not None and (style is not None or content is not None),
@@ -279,3 +262,5 @@ def _run(
     }
     grid = batch * m_blocks * c_blocks
     run(Launch(tap_backward_kernel, grid, arguments, config.num_warps, config.num_stages), features.device)
+    if written is not gradient:
+        gradient.copy_(written)

@@ -55,8 +55,8 @@ def relu_backward(gradient: Tensor, bits: Tensor, pool: str | None, result: Tens
 
 def zero_inactive(gradient: Tensor, features: Tensor, out: Tensor) -> None:
     """Write the gradient, or zero where features ≤ 0, into `out`, (B, C, H, W), which either of them may be."""
-    if gradient.element_size() == 2:
-        # Floats of 16 bit would be widened one by one; the bits of what is positive are a positive integer.
+    if gradient.dtype == torch.bfloat16 and gradient.device.type == "cpu":
+        # The floats would be widened one by one; the bits of what is positive are a positive integer.
         gradient, features, out = (x.view(torch.int16) for x in (gradient, features, out))
     torch.ops.aten.threshold_backward.grad_input(gradient, features, 0, grad_input=out)
 
