@@ -1,6 +1,6 @@
 """Memory and time of writing a square picture and of reading it reduced to 1024 pixels, each in a process of its own.
 
-python -m bench.bench_pictures --size 16384 --json bench/results/pictures_cpu.json
+python -m bench.bench_pictures --size 16384 --json pictures.json
 
 The peak is that of resident memory, with torch loaded. The picture that is written, float32, is taken off; the one that
 is read is never there as a whole. It is a ramp with noise of a twentieth of the range.

@@ -19,10 +19,8 @@ def command_reference() -> str:
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """The parser of each subcommand by its name, in the order of `--help`."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return dict(action.choices)
-    return {}
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(commands.choices)
 
 
 def _section(name: str, parser: argparse.ArgumentParser) -> str:
@@ -42,11 +40,7 @@ def _section(name: str, parser: argparse.ArgumentParser) -> str:
 def _usage(prog: str, actions: Iterable[argparse.Action], has_all: bool) -> str:
     words = [prog]
     for action in actions:
-        word = (
-            f"{min(action.option_strings, key=len)} {_values(action)}".strip()
-            if action.option_strings
-            else _values(action)
-        )
+        word = f"{min(action.option_strings, key=len, default='')} {_values(action)}".strip()
         words.append(word if action.required or word.startswith("[") else f"[{word}]")
     # Brackets stay on one line.
     glued = [word.replace(" ", "\u00a0") for word in [*words, *(["[OPTION …]"] if has_all else [])]]
@@ -57,14 +51,8 @@ def _usage(prog: str, actions: Iterable[argparse.Action], has_all: bool) -> str:
 
 
 def _name(action: argparse.Action) -> str:
-    if not action.option_strings:
-        return f"`{_values(action)}`"
-    return f"`{', '.join([*action.option_strings[:-1], _flag(action)])}`"
-
-
-def _flag(action: argparse.Action) -> str:
-    values = _values(action)
-    return f"{action.option_strings[-1]} {values}" if values else action.option_strings[-1]
+    words = f"{', '.join(action.option_strings)} {_values(action)}"
+    return f"`{words.strip()}`"
 
 
 def _values(action: argparse.Action) -> str:

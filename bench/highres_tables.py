@@ -22,7 +22,8 @@ _LEVELS = {"kept": "kept", "recompute": "recomputed", "whole": "the whole image"
 def tables() -> dict[str, str]:
     """Each table by its mark in the page."""
     far = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("far_*_cpu.json")]
-    return {"sizes": sizes_table(_read("highres_cpu.json")), "far": far_table(far)}
+    sizes = json.loads((RESULTS / "highres_cpu.json").read_text(encoding="utf-8"))
+    return {"sizes": sizes_table(sizes), "far": far_table(far)}
 
 
 def sizes_table(report: Mapping[str, Any]) -> str:
@@ -88,10 +89,6 @@ def _side(name: str) -> str:
     kind, _, edge = name.partition(":")
     words = {"whole": "untiled", "published": "published blocks", "auto": "planned for"}.get(kind) or _LEVELS[kind]
     return f"{words} {edge}".strip() + (" px" if edge.isdecimal() else "")
-
-
-def _read(name: str) -> Any:
-    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -10,23 +10,14 @@ as high raises the content term by about a fifth.
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-import numpy as np
+from statistics import geometric_mean
 
 import fastnst
 from bench.pairs import add_pair_arguments, pairs_of
 from fastnst.options.options import Options
 
 LOSSES = ("gram", "covariance", "mean-std", "wasserstein", "sliced")
-
-
-def content_terms(pair: tuple[Path, Path], options: dict[str, Any]) -> dict[str, float]:
-    """The content term at the end of a run with each loss."""
-    return {loss: fastnst.stylize(*pair, **options, style_loss=loss).losses[-1].content for loss in LOSSES}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("| " + " | ".join(("pair", *LOSSES)) + " |\n|---|" + "---:|" * len(LOSSES))
     for pair in pairs_of(parser, given):
         name = " × ".join(path.stem for path in pair)
-        rows[name] = content_terms(pair, options)
+        rows[name] = {loss: fastnst.stylize(*pair, **options, style_loss=loss).losses[-1].content for loss in LOSSES}
         print(_line(name, rows[name]), flush=True)
-    means = {loss: math.exp(float(np.mean([math.log(row[loss]) for row in rows.values()]))) for loss in LOSSES}
+    means = {loss: geometric_mean(row[loss] for row in rows.values()) for loss in LOSSES}
     print(_line("geometric mean", means))
     if given.json is not None:
         given.json.write_text(json.dumps({"options": options, "content_terms": rows}, indent=1))

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from bench.page_tables import print_or_write, table
-from fastnst.app.cli.arguments import describe_default, flag_of
+from fastnst.app.cli.arguments import describe_default, flag_of, typed
 from fastnst.options.options import GROUPS, Options
 from fastnst.options.presets import PRESETS
 from fastnst.options.resolve import resolve_options
@@ -40,23 +40,11 @@ def _presets() -> str:
     for name in (name for names in GROUPS.values() for name in names):
         if any(name in values for values in presets.values()):
             cells = [
-                _code(getattr(resolved[preset], name)) if name in values else "" for preset, values in presets.items()
+                f"`{typed(name, getattr(resolved[preset], name))}`" if name in values else ""
+                for preset, values in presets.items()
             ]
             rows.append([f"`{flag_of(_OPTIONS[name])}`", *cells])
     return f"## What presets set\n\n{table(['', *(f'`{name}`' for name in presets)], rows)}"
-
-
-def _code(value: object) -> str:
-    """The value as the command takes it."""
-    if value is None:
-        return "`none`"
-    if isinstance(value, tuple):
-        return (
-            "`"
-            + ",".join(f"{item[0]}={item[1]:.3g}" if isinstance(item, tuple) else f"{item:g}" for item in value)
-            + "`"
-        )
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The errors that a user can act on. Each message says what was given, what is allowed and what to do."""
 
+import importlib.util
 import warnings
+from collections.abc import Iterable
 
 
 class FastnstError(ValueError):
@@ -35,6 +37,18 @@ class OptionError(FastnstError):
     def __init__(self, message: str, *options: str) -> None:
         super().__init__(message)
         self.options = options
+
+
+def check_choice(what: str, value: object, choices: Iterable[object]) -> None:
+    """Raises OptionError where `value`, of an option or an argument, is none of the `choices`."""
+    if value not in (known := list(choices)):
+        raise OptionError(f"unknown {what} {value!r}; choose one of: {', '.join(map(str, known))}")
+
+
+def check_package(name: str, what: str, extra: str) -> None:
+    """Raises OptionError where a package of an extra, which `what` needs, is missing."""
+    if importlib.util.find_spec(name) is None:
+        raise OptionError(f'{what} needs {name}; install it with pip install "fastnst[{extra}]"')
 
 
 class RangeError(FastnstError):

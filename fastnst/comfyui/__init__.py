@@ -39,14 +39,8 @@ _AS_PRESET = "0 takes the preset's value"
 _SIZE = "give the long edge in pixels, content, 50%, or a box to fit into, such as 1920x1080"
 _SHIPPED = "styles that come with fastnst"
 _BLEND = "give a weight for each style, such as 0.3, 0.7, or for some by name, such as swirls=0.3, mosaic=0.7"
-_OPTIONS = (
-    "STRING",
-    {
-        "default": "",
-        "multiline": True,
-        "tooltip": "write any other options here, one per line, such as tv_weight = 0.1",
-    },
-)
+_MORE = "write any other options here, one per line, such as tv_weight = 0.1"
+_OPTIONS = ("STRING", {"default": "", "multiline": True, "tooltip": _MORE})
 _SEED = ("INT", {"default": 0, "min": 0, "max": 2**63 - 1, "control_after_generate": True})
 _ITERATIONS = ("INT", {"default": 0, "min": 0, "max": 100_000, "tooltip": _AS_PRESET})
 _WEIGHT = ("FLOAT", {"default": 0.0, "min": 0.0, "max": 1e9, "step": 0.1, "tooltip": _AS_PRESET})

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from PIL import Image
 from torch import Tensor
 
-from fastnst.errors import ImageError, OptionError
+from fastnst.errors import ImageError, OptionError, check_choice
 from fastnst.feedforward.file import SHIPPED, Blend, NetworkFile, blend_weights, load_network
 from fastnst.feedforward.network import SMALLEST, StyleNetwork
 from fastnst.feedforward.strips import stylized
@@ -61,8 +61,7 @@ class Applier:
         precision: str = "auto",
     ) -> None:
         check_fork()
-        if preserve_color not in MODES:
-            raise OptionError(f"unknown preserve color {preserve_color!r}; choose one of: {', '.join(MODES)}")
+        check_choice("preserve color", preserve_color, MODES)
         self.size = parse_size("content" if size is None else size)
         if isinstance(self.size, int) and self.size < SMALLEST:
             raise OptionError(f"size {size!r} is too small for the network; give a whole number of {SMALLEST} or more")

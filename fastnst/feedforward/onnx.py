@@ -4,7 +4,6 @@ Its inputs are `image`, (1, 3, height, width) float32 in 0…1 of any size, and 
 1; its output is `stylized`, of the image's shape.
 """
 
-import importlib.util
 import logging
 import os
 import warnings
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fastnst.errors import OptionError
+from fastnst.errors import check_package
 from fastnst.feedforward.file import NetworkError
 from fastnst.feedforward.network import StyleNetwork
 from fastnst.image.files import check_place
@@ -32,8 +31,7 @@ def check_onnx(path: str | os.PathLike[str]) -> None:
     """Raises FastnstError where no ONNX file can be written to `path`, or a package of the extra is missing."""
     check_place(os.fsdecode(path), "ONNX file", (SUFFIX,))
     for package in ("onnxscript", "onnxruntime"):
-        if importlib.util.find_spec(package) is None:
-            raise OptionError(f'--onnx needs {package}; install it with pip install "fastnst[onnx]"')
+        check_package(package, "--onnx", "onnx")
 
 
 def export_onnx(path: str | os.PathLike[str], network: StyleNetwork) -> float:

@@ -49,11 +49,7 @@ def stylized(network: StyleNetwork, image: Tensor, blend: Tensor, *, kept: bool 
         kept = prepared.shape[2] * prepared.shape[3] <= KEPT_PIXELS
     device = network.paint.weight.device
     blend = blend.to(device)
-
-    def source(first: int, last: int) -> Tensor:
-        return prepared[:, :, first:last].to(device)
-
-    rows = _Rows(prepared.shape[2], prepared.shape[3], source)
+    rows = _Rows(prepared.shape[2], prepared.shape[3], lambda first, last: prepared[:, :, first:last].to(device))
     normalised = partial(_normalised, blend=blend, dtype=prepared.dtype)
     for unit in network.down:
         rows = normalised(unit, rows, kept=kept or unit is network.down[-1])

@@ -85,12 +85,19 @@ def contact_sheet(
     taken = [size for row in sizes for size in row if size is not None]
     if not taken:
         raise OptionError("no picture was given for the sheet; give at least one")
-    _check_arrangement(cells, row_labels, column_labels, captions)
+    columns = max(len(row) for row in cells)
+    for what, labels, count in (("row", row_labels, len(cells)), ("column", column_labels, columns)):
+        if labels and len(labels) != count:
+            raise OptionError(
+                f"you gave {counted(len(labels), f'{what} label')} for {counted(count, what)}; give "
+                "one for each, or none"
+            )
+    if captions and [len(row) for row in captions] != [len(row) for row in cells]:
+        raise OptionError("the captions are not arranged like the cells; give one for each cell, or none")
 
     height, width = (max(sides) for sides in zip(*taken, strict=True))
     beside = min(width, max((pen.width(label) for label in row_labels), default=0))
     left = gap + (beside + gap if row_labels else 0)
-    columns = max(len(row) for row in cells)
     check_cells(len(cells) * columns, (height, width))
     whole_width = left + columns * (width + gap)
     heading = pen.label(title, whole_width - 2 * gap)
@@ -116,23 +123,6 @@ def contact_sheet(
             sheet.paste(label, (x, y + height + gap // 2))
         y += row_heights[index]
     return sheet
-
-
-def _check_arrangement(
-    cells: Sequence[Sequence[Tensor | None]],
-    row_labels: Sequence[str],
-    column_labels: Sequence[str],
-    captions: Sequence[Sequence[str]],
-) -> None:
-    columns = max(len(row) for row in cells)
-    for what, labels, count in (("row", row_labels, len(cells)), ("column", column_labels, columns)):
-        if labels and len(labels) != count:
-            raise OptionError(
-                f"you gave {counted(len(labels), f'{what} label')} for {counted(count, what)}; give "
-                "one for each, or none"
-            )
-    if captions and [len(row) for row in captions] != [len(row) for row in cells]:
-        raise OptionError("the captions are not arranged like the cells; give one for each cell, or none")
 
 
 def _room(labels: Sequence[Image.Image], gap: int) -> int:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastnst.errors import ImageError, OptionError
+from fastnst.errors import ImageError, OptionError, check_choice
 from fastnst.image.decode import CREDITS, libvips, srgb_profile
 from fastnst.image.files import check_place, real_target
 from fastnst.image.metadata import credits_in, dpi_in, packet, to_json
@@ -87,8 +87,7 @@ _WRITER: dict[str, int] = {}
 def _format_of(name: str, given: str | None) -> Format:
     """The format `given` by its own name, else that of the extension of the path `name`."""
     if given is not None:
-        if given not in FORMATS:
-            raise OptionError(f"unknown format {given!r}; choose one of: {', '.join(FORMATS)}")
+        check_choice("format", given, FORMATS)
         return FORMATS[given]
     by_extension = {extension: form for form in FORMATS.values() for extension in form.extensions}
     extension = Path(name).suffix.lower()

@@ -12,7 +12,7 @@ from fastnst_kernels import gram, gram_loss, tap, total_variation
 from fastnst_kernels.image import KINDS
 from torch import Tensor
 
-from fastnst.errors import OptionError
+from fastnst.errors import OptionError, check_choice
 from fastnst.fork import check_fork
 from fastnst.loss.terms import content_factor as factor_of
 from fastnst.network.frozen import Frozen, normal
@@ -28,8 +28,7 @@ class _Loss(Frozen):
 
     def __init__(self, weight: float, reduction: str, backend: str) -> None:
         super().__init__()
-        if reduction not in REDUCTIONS:
-            raise OptionError(f"unknown reduction {reduction!r}; choose one of: {', '.join(REDUCTIONS)}")
+        check_choice("reduction", reduction, REDUCTIONS)
         if not math.isfinite(weight):
             raise OptionError(f"weight {weight} is not finite; give a number")
         self.weight, self.reduction, self.backend = weight, reduction, backend

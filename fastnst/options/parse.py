@@ -16,7 +16,7 @@ from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict, Unpack, get_type_hints
 
-from fastnst.errors import OptionError
+from fastnst.errors import OptionError, check_choice
 from fastnst.network.architecture import canonical_layer
 from fastnst.options.masks import is_series, parse_masks
 
@@ -77,7 +77,7 @@ def parse_option(option: "Field[Any]", value: Any, network: str) -> Any:
     if option.name.endswith("_layers"):
         return _layers(spoken, value, network)
     parse = _BY_NAME.get(option.name) or _BY_TYPE[option.type]
-    parsed = parse(spoken, value)
+    parsed = None if value is None and option.default is None else parse(spoken, value)
     _check_range(spoken, parsed, option.metadata)
     return parsed
 
@@ -155,9 +155,7 @@ def _by_scale(read: Callable[[str, Any], Any], spoken: str, value: Any) -> Any:
     return values[0] if len(values) == 1 else values
 
 
-def _style_weights(spoken: str, value: Any) -> tuple[float, ...] | None:
-    if value is None:
-        return None
+def _style_weights(spoken: str, value: Any) -> tuple[float, ...]:
     weights = tuple(_number(spoken.removesuffix("s"), weight) for weight in _items(value))
     if not weights:
         raise OptionError("no style weights were given; give one for each style image, or none for equal ones")
@@ -318,13 +316,7 @@ def in_words(size: float) -> str:
 
 
 _BY_TYPE: Mapping[Any, Callable[[str, Any], Any]] = MappingProxyType(
-    {
-        str: _name,
-        int: _integer,
-        int | None: lambda spoken, value: None if value is None else _integer(spoken, value),
-        float: _number,
-        float | None: lambda spoken, value: None if value is None else _number(spoken, value),
-    }
+    {str: _name, int: _integer, int | None: _integer, float: _number, float | None: _number}
 )
 _BY_NAME: Mapping[str, Callable[[str, Any], Any]] = MappingProxyType(
     {
@@ -385,8 +377,8 @@ def _named_layers(item: Any) -> Iterator[tuple[str, float | None]]:
 
 def _check_range(spoken: str, value: Any, facts: Mapping[str, Any]) -> None:
     """Raises OptionError where a value, or a number of several, is not what the metadata of its field allow."""
-    if facts["choices"] and value not in facts["choices"]:
-        raise OptionError(f"unknown {spoken} {value!r}; choose one of: {', '.join(facts['choices'])}")
+    if facts["choices"]:
+        check_choice(spoken, value, facts["choices"])
     if isinstance(value, tuple):
         spoken = spoken.removesuffix("s")
     for number in value if isinstance(value, tuple) else (value,):

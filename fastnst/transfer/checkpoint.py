@@ -246,8 +246,6 @@ def _load_run(path: Path, *, check: bool) -> SavedRun:
             contents = torch.load(source, map_location="cpu", mmap=mapped, weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path} does not exist; check the path") from None
-    except CheckpointError:
-        raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(

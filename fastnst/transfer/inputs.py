@@ -101,8 +101,7 @@ def check_given(parameters: Mapping[str, Any], **given: object) -> None:
 
 def most_pixels(options: Mapping[str, Any]) -> int:
     """The most pixels that are read of a file, by options that may not be resolved yet. Raises OptionError."""
-    given = {name: options[name] for name in ("max_pixels",) if name in options}
-    return resolve_options(**given).max_pixels
+    return resolve_options(max_pixels=options.get("max_pixels", MAX_PIXELS)).max_pixels
 
 
 def sized(options: Mapping[str, Any], content: Source | AnyPicture | Canvas) -> dict[str, Any]:
@@ -306,7 +305,10 @@ def start_image(
         return at_size(inputs.init, size).rgb[None]
     if init == "noise":
         shown = [content.at(size), *(at_size(style, style_size(style, scale.edge, options)) for style in styles)]
-        return white_noise(size, seed, channels=1 if all(map(_is_grey, shown)) else 3)[None]
+        # Of one channel it is grey.
+        shape = (1, 1 if all(map(_is_grey, shown)) else 3, *size)
+        noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+        return noise.expand(-1, 3, -1, -1).contiguous()
     if init == "grey":
         return even_colour(network_grey(preprocessing), size, seed)[None]
     if init == "content" or not styles:
@@ -335,12 +337,6 @@ def recoloured(content: Picture, styles: Sequence[Picture], shares: Sequence[flo
         for style, share in zip(styles, shares, strict=True)
     )
     return moved_colours(content.rgb, moments([(content.rgb, content.alpha)]), moments(weighted))
-
-
-def white_noise(size: tuple[int, int], seed: int, *, channels: int = 3) -> Tensor:
-    """Uniform noise in 0…1, (3, height, width) float32; of one channel it is grey."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand((channels, *size), generator=generator, dtype=torch.float32).expand(3, -1, -1).contiguous()
 
 
 def _is_grey(picture: Picture) -> bool:

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from fastnst.errors import ImageError, OptionError
+from fastnst.errors import ImageError, OptionError, check_package
 from fastnst.image.files import check_place
 from fastnst.replacing import replacing, sync, sync_folder
 
@@ -40,12 +40,6 @@ class Sound:
     path: str
     start: Fraction
     end: Fraction
-
-
-def check_package(name: str) -> None:
-    """Raises OptionError where a package of the extra `video` is missing."""
-    if importlib.util.find_spec(name) is None:
-        raise OptionError(f'video needs {name}; install it with pip install "fastnst[video]"')
 
 
 def reason_of(error: Exception) -> str:
@@ -86,7 +80,7 @@ def check_target(
     check_place(str(target), "clip", SUFFIXES)
     if suffix not in FILMS:
         return
-    check_package("av")
+    check_package("av", "video", "video")
     import av
 
     form, encoder, _ = FILMS[suffix]

@@ -1,12 +1,11 @@
 """The losses of a run as a picture: each weighted term over the iterations, and where the scales begin."""
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from fastnst.errors import OptionError
+from fastnst.errors import OptionError, check_package
 from fastnst.image.files import check_place, real_target
 from fastnst.replacing import replacing
 from fastnst.transfer.result import LossRecord
@@ -25,8 +24,7 @@ FORMATS = (".png", ".svg", ".pdf")
 
 def check_plot(path: Path) -> None:
     """Raises OptionError where matplotlib is missing or `path` is no plot's, ImageError as `check_place` does."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise OptionError('--plot needs matplotlib; install it with pip install "fastnst[plot]"')
+    check_package("matplotlib", "--plot", "plot")
     check_place(str(path), "plot", FORMATS)
 
 

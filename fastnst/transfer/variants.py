@@ -23,7 +23,6 @@ from fastnst.transfer.run import WatchValues, watch_and_options
 from fastnst.transfer.stylizer import Stylizer, StylizeValues
 
 Layers = str | Sequence[str] | Mapping[str, float]
-FIGURE_LAYERS = PAPER_STYLE_LAYERS
 # Weights of the total variation for conv1, as a hundredth of the weights of their terms.
 _CONTENT_VARIATION, _STYLE_VARIATION = 0.01, 0.05
 
@@ -172,7 +171,7 @@ class Figure:
 
 def reconstruction_figure(
     image: Source | Picture,
-    layers: Sequence[str] = FIGURE_LAYERS,
+    layers: Sequence[str] = PAPER_STYLE_LAYERS,
     *,
     made: Callable[[Result], None] | None = None,
     **options: Unpack[OptionValues],

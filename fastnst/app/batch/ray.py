@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from fastnst.app.batch.tasks import Outcome, Task
+from fastnst.app.batch.workers import Worker
 from fastnst.errors import FastnstError, OptionError, warn
-
-if TYPE_CHECKING:
-    from fastnst.app.batch.workers import Worker
 
 _POLL = 0.2  # seconds between looks at whether to stop
 _PATIENCE = 60.0  # seconds without any task at work, of which the user is told
@@ -98,16 +98,12 @@ def _resources(ray: Any, workers: int | None, *, on_gpu: bool) -> dict[str, Any]
 
 
 def _row(task: Task, folder: str, threads: int, resume: bool) -> Outcome:
-    import torch
-
     os.chdir(folder)
     torch.set_num_threads(threads)
     return _worker(resume).run(task)
 
 
 @cache
-def _worker(resume: bool) -> "Worker":
+def _worker(resume: bool) -> Worker:
     """The worker of this process, which keeps what its next task can use."""
-    from fastnst.app.batch.workers import Worker
-
     return Worker(lambda: False, resume=resume)

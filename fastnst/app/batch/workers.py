@@ -49,7 +49,7 @@ class _CannotStart(Exception):
     """Worker after worker has died while it started."""
 
 
-_worker: "Worker | None" = None  # of this process, where it is one
+_worker: "Worker"  # of this process, where it is one
 
 
 def run_batch(
@@ -209,8 +209,6 @@ def _end_with_the_parent(lifeline: Connection, ending: threading.Event) -> None:
 
 
 def _run(task: Task) -> Outcome:
-    if _worker is None:
-        raise RuntimeError("the process was not made a worker")
     return _worker.run(task)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from fastnst.errors import OptionError
+from fastnst.errors import OptionError, check_choice
 from fastnst.options.options import GROUPS, Options
 from fastnst.options.parse import hint_for, option_field, parse_option, parse_size, picture_of
 from fastnst.options.presets import PRESETS
@@ -220,12 +220,7 @@ def add_json(parser: Any, what: str) -> None:
 def add_run(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = (), preset: str = "default") -> None:
     """Adds all that a new run takes beside its pictures: -o, --config, the options and the output arguments."""
     add_output(parser, "write the result here: .png, .jpg, .webp, .avif, .tif or .npy; - writes it to stdout")
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        default=argparse.SUPPRESS,
-        help="read options from this TOML file, by the same names; options of the command win",
-    )
+    add_word(parser, "--config FILE", "read options from this TOML file, by the same names; options of the command win")
     add_options(parser, leave_out=leave_out, preset=preset)
     _add_output_arguments(parser)
 
@@ -300,10 +295,7 @@ def standard_input() -> IO[bytes]:
 def describe_default(option: "Field[Any]", preset: str = "default") -> str:
     """The default as a user would type it: what `preset` sets, or else that of all; empty where there is none."""
     values = {"preset": preset, **PRESETS[preset]}
-    default: Any = values.get(option.name, option.metadata["shown"] or option.default)
-    if default is None:
-        return "none" if option.name in values else ""
-    return typed(option.name, default)
+    return typed(option.name, values.get(option.name, option.metadata["shown"] or option.default))
 
 
 def typed(name: str, value: Any) -> str:
@@ -370,8 +362,8 @@ def _check_output(argument: "Field[Any]", value: Any) -> None:
     kind, choices = next(kind for kind in words if argument.type in (kind, kind | None)), argument.metadata["choices"]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise OptionError(f"{argument.name} {value!r} is not possible; give {words[kind]}")
-    if choices and value not in choices:
-        raise OptionError(f"unknown {argument.name} {value!r}; choose one of: {', '.join(choices)}")
+    if choices:
+        check_choice(argument.name, value, choices)
 
 
 def _parser_of(option: "Field[Any]") -> Callable[[str], Any]:

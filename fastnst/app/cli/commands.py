@@ -176,7 +176,7 @@ def _add_video(commands: Any) -> None:
     add_word(parser, "CLIP", "render this video, GIF, WebP or folder of frames")
     add_styles(parser)
     add_output(parser, "write the result here: .mp4, .mov, .mkv, .webm, .gif, .webp, or a new folder for PNG files")
-    parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="read options from this TOML file")
+    add_word(parser, "--config FILE", "read options from this TOML file")
     group = parser.add_argument_group("clip")
     for option in VIDEO_OPTIONS.values():
         add_option(group, option)

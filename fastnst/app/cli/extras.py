@@ -1,18 +1,16 @@
 """`fastnst web` and `fastnst completion`, each of which needs the packages of an extra."""
 
 import argparse
-import importlib.util
 
 from fastnst.app.cli import build_parser
 from fastnst.app.cli.arguments import HOST_OPTIONS, given_options
-from fastnst.errors import OptionError
+from fastnst.errors import OptionError, check_package
 from fastnst.options.parse import parse_memory
 
 
 def run_web(parsed: argparse.Namespace) -> int:
     for package in ("starlette", "uvicorn"):
-        if importlib.util.find_spec(package) is None:
-            raise OptionError(f'the page needs {package}; install it with pip install "fastnst[web]"')
+        check_package(package, "the page", "web")
 
     from fastnst.app.web.guard import Guard
     from fastnst.app.web.results import Limits
@@ -29,8 +27,7 @@ def run_web(parsed: argparse.Namespace) -> int:
 
 
 def print_completion(parsed: argparse.Namespace) -> int:
-    if importlib.util.find_spec("shtab") is None:
-        raise OptionError('completion needs shtab; install it with pip install "fastnst[completion]"')
+    check_package("shtab", "completion", "completion")
     import shtab
 
     if parsed.shell not in shtab.SUPPORTED_SHELLS:

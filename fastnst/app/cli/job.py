@@ -123,7 +123,7 @@ class Job:
 
 def settings_of(parsed: argparse.Namespace) -> tuple[dict[str, Any], Outputs]:
     """The options and outputs of the parsed arguments; the config file gives what they leave open."""
-    settings = {**(read_config(parsed.config) if "config" in parsed else {}), **vars(parsed)}
+    settings = {**({} if parsed.config is None else read_config(parsed.config)), **vars(parsed)}
     return given_options(settings), Outputs.of(settings)
 
 

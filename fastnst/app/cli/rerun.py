@@ -26,8 +26,6 @@ from fastnst.options.resolve import resolve_options
 from fastnst.transfer.inputs import Canvas, changed_inputs, check_given, fingerprint, recorded_canvas
 from fastnst.transfer.result import Iterate, Result
 
-_FLAGS = {"style": "styles"}
-
 
 def run(parsed: argparse.Namespace) -> int:
     record = read_parameters(parsed.image)
@@ -61,7 +59,7 @@ def run(parsed: argparse.Namespace) -> int:
             f"{', '.join(f'the {role} {name!r}' for role, name in missing)} "
             f"{'is' if len(missing) == 1 else 'are'} neither where the run read "
             f"{'it' if len(missing) == 1 else 'them'} nor beside {parsed.image!r}; give the path with "
-            + " ".join(dict.fromkeys(f"--{_FLAGS.get(role, role)} PATH" for role, _ in missing))
+            + " ".join(dict.fromkeys(f"--{'styles' if role == 'style' else role} PATH" for role, _ in missing))
         )
     resolved = resolve_options(**options)
     if resolved.precision == "auto":

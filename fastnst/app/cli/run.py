@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable as Function
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -71,8 +71,7 @@ def execute(job: Job, *callbacks: Callback, saved: Path | None = None, ranks: Ra
             # The others begin when all is well here.
             ranks.wait()
             stylizer.load(progress=not outputs.quiet)
-            hidden = True if outputs.quiet else None
-            with run_bar(disable=hidden, file=sys.stderr) as watch.bar:
+            with run_bar(disable=outputs.quiet or None, file=sys.stderr) as watch.bar:
                 if prepared.kernels is not None:
                     prepared.kernels.wait(
                         lambda left: watch.bar.set_description(f"building the GPU's kernels, {left} left")
@@ -117,12 +116,10 @@ def _follow(job: Job, ranks: Ranks, saved: Path | None) -> int:
     content, styles, options = job.sources()
     stylizer = Stylizer(styles, ranks=ranks, **options)
     stylizer.load(progress=False)
-    try:
+    with suppress(DivergedError):  # the first one says so
         # The callback only stands for that of the first process, which alone is called.
         prepared = stylizer.prepare(content, None if saved is None else load_run(saved))
         prepared.run(watch_of(job.outputs, lambda _: None))
-    except DivergedError:
-        pass  # the first one says so
     return 0
 
 

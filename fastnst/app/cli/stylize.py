@@ -16,13 +16,13 @@ from fastnst.errors import OptionError
 from fastnst.image.read import load_image
 from fastnst.image.resize import fitted_size
 from fastnst.image.sheet import Look, check_cells, check_look
+from fastnst.network.architecture import PAPER_STYLE_LAYERS
 from fastnst.options.resolve import resolve_options
 from fastnst.plan.processes import are_launched
 from fastnst.transfer.checkpoint import CheckpointError, load_run
 from fastnst.transfer.inputs import Canvas, most_pixels, parse_canvas, sized
 from fastnst.transfer.result import Result
 from fastnst.transfer.variants import (
-    FIGURE_LAYERS,
     content_options,
     reconstruction_figure,
     style_options,
@@ -92,7 +92,7 @@ def _run_figure(parsed: argparse.Namespace, options: dict[str, Any], outputs: Ou
             raise OptionError(f"--{name.replace('_', '-')} works for one run, and a figure takes several; leave it out")
     job = Job(parsed.image, [], options, outputs)
     job.check()
-    layers = tuple(parsed.layer.replace(",", " ").split()) if parsed.layer else FIGURE_LAYERS
+    layers = tuple(parsed.layer.replace(",", " ").split()) if parsed.layer else PAPER_STYLE_LAYERS
     names = [f"{kind}_{layer}.png" for kind in ("style", "content") for layer in layers]
     source = standard_input() if parsed.image == STANDARD else parsed.image
     image = load_image(source, role="content", max_pixels=most_pixels(options))

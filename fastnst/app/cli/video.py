@@ -25,7 +25,7 @@ from fastnst.video.score import score_clip
 
 
 def run(parsed: argparse.Namespace) -> int:
-    config = read_config(parsed.config) if "config" in parsed else {}
+    config = {} if parsed.config is None else read_config(parsed.config)
     for name in (name for name in config if name in OUTPUTS):
         if name not in parsed:
             raise OptionError(f"config {parsed.config!r}: {name} has no effect on a clip; leave it out")
@@ -46,8 +46,7 @@ def run(parsed: argparse.Namespace) -> int:
         try:
             production = Production(parsed.clip, styles, parsed.output, resume=parsed.resume, **values)
             watch.begin(production)
-            hidden = True if parsed.quiet else None
-            with tqdm(total=production.total, unit="frame", disable=hidden, file=sys.stderr) as watch.bar:
+            with tqdm(total=production.total, unit="frame", disable=parsed.quiet or None, file=sys.stderr) as watch.bar:
                 result = production.run(watch)
         except KeyboardInterrupt:
             raise Interrupted(watch.rescue(parsed.output)) from None
@@ -101,11 +100,10 @@ class _Watch:
         self._preview, self._quiet, self._done = preview, quiet, 0
         self._fresh, self._later = list[float](), list[float]()
         self._starts: Sequence[int] = ()
-        self._total = 0
 
     def begin(self, production: Production) -> None:
         """Prints the forecast; after two frames their seconds are known, and the bar says how much is left."""
-        self._starts, self._total = production.scenes, production.total
+        self._starts = production.scenes
         if self._quiet:
             return
         (height, width), scenes = production.size, len(self._starts)
@@ -139,7 +137,7 @@ class _Watch:
     def _left(self, done: FrameDone) -> str:
         """The time that is left, as far as frames of either kind have been made."""
         fresh = sum(start >= done.done for start in self._starts)
-        later = self._total - done.done - fresh
+        later = done.total - done.done - fresh
         known = self._later or self._fresh or [0.0]
         seconds = fresh * (sum(self._fresh) / max(1, len(self._fresh))) + later * median(known)
         return f"about {seconds:.0f} s left" if seconds < 120 else f"about {seconds / 60:.0f} min left"

@@ -5,7 +5,7 @@ import errno
 import os
 import socket
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, ClassVar
 
 import uvicorn
@@ -44,12 +44,8 @@ def serve(port: int, options: Mapping[str, Any], limits: Limits, guard: Guard) -
         if guard.token is not None:
             address += f"/?token={guard.token}"
         say(f"the page is at {address} (Ctrl-C ends it)")
-        try:
+        with closing(app), suppress(KeyboardInterrupt):
             Server(app).run(sockets=[listening])
-        except KeyboardInterrupt:
-            pass
-        finally:
-            app.close()
     say("the page is closed")
 
 

@@ -20,6 +20,7 @@ from fastnst.image.picture import Picture, opaque
 from fastnst.image.read import load_image
 from fastnst.image.resize import fitted_size, resize, resize_picture
 from fastnst.loss.networks import Networks, weights_of
+from fastnst.loss.targets import style_shares
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import Options
 from fastnst.options.resolve import resolve_options
@@ -79,14 +80,10 @@ class Studio:
         of its own, or the content is a clip or a texture."""
         if request.content.frames or not request.content.data:
             return None
-        options, count = self.options(request), len(request.styles)
-        weights = options.style_weights or (1.0,) * count
-        if len(weights) != count:
-            return None
+        options = self.options(request)
         try:
-            blend = network_shares(
-                [(style.sha256, weight / sum(weights)) for style, weight in zip(request.styles, weights, strict=True)]
-            )
+            shares = style_shares(options.style_weights, len(request.styles))
+            blend = network_shares([(style.sha256, share) for style, share in zip(request.styles, shares, strict=True)])
         except OptionError:
             return None
         content = _reduced(request.content)
@@ -171,12 +168,10 @@ class Studio:
         with clip_file(request.content.name, request.content.data) as path:
             output = path.with_name("out.mp4")
             styles = [load_image(style.opened(), role="style") for style in request.styles]
-            try:
+            with suppress(Interrupted):
                 made = Production(path, styles, output, max_frames=self.limits.frames, **options)
                 made.run(look)
                 film = output.read_bytes()
-            except Interrupted:
-                pass
         values = ticket.options
         record = LossRecord(made.count, values.size, 0.0, 0.0, 0.0, 0.0, time.perf_counter() - began)
         final = {**record.as_dict(), "frames": made.count}
