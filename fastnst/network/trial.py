@@ -20,7 +20,7 @@ from filelock import FileLock
 from fastnst.network import winograd
 from fastnst.network.cpu import CpuLayers, OneDnn, Winograd
 from fastnst.network.layers import Layers
-from fastnst.network.settings import float32_products, own_modes
+from fastnst.network.settings import float32_products, kept_heap, own_modes
 from fastnst.network.weights import cache_folder
 from fastnst.replacing import replacing
 
@@ -100,12 +100,13 @@ def _arithmetics() -> dict[str, Layers]:
 @own_modes(torch.device("cpu"))
 @float32_products(tf32=False)
 def _measured() -> dict[str, float]:
-    """A trial, whatever modes and settings of torch the caller has."""
+    """A trial, whatever modes and settings of torch the caller has, in the memory that a run would have."""
     cpu, ways = torch.device("cpu"), _arithmetics()
-    seconds = seconds_per_giga(ways, cpu, [(64, None, _GLANCE_SIDE, 1.0)])
-    hopeless = _HOPELESS * min(seconds.values())
-    hopeful = {name: layers for name, layers in ways.items() if seconds[name] < hopeless}
-    return {**seconds, **seconds_per_giga(hopeful, cpu, _SAMPLES)}
+    with kept_heap(cpu):
+        seconds = seconds_per_giga(ways, cpu, [(64, None, _GLANCE_SIDE, 1.0)])
+        hopeless = _HOPELESS * min(seconds.values())
+        hopeful = {name: layers for name, layers in ways.items() if seconds[name] < hopeless}
+        return {**seconds, **seconds_per_giga(hopeful, cpu, _SAMPLES)}
 
 
 def seconds_per_giga(

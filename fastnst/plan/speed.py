@@ -6,7 +6,7 @@ from itertools import islice
 
 from fastnst.network.backbone import make_layers
 from fastnst.network.runtime import Runtime
-from fastnst.network.settings import float32_products
+from fastnst.network.settings import float32_products, kept_heap
 from fastnst.network.trial import seconds_per_giga
 from fastnst.plan.memory import Network
 
@@ -43,6 +43,6 @@ def measure_rate(runtime: Runtime) -> float:
     Winograd's savings count as speed."""
     on_gpu = runtime.device.type == "cuda"
     samples = [(channels, pool, gpu if on_gpu else cpu, share) for channels, pool, cpu, gpu, share in _SAMPLES]
-    with float32_products(runtime.tf32):
+    with float32_products(runtime.tf32), kept_heap(runtime.device):
         seconds = seconds_per_giga({runtime.precision: make_layers(runtime)}, runtime.device, samples)
     return 1e9 / (_BESIDE * seconds[runtime.precision])
