@@ -62,13 +62,19 @@ def test_a_grid_that_is_stopped_leaves_what_it_has(
             return super().__call__(*args, **values)
 
     monkeypatch.setattr(grid, "Stylizer", Stopped)
-    out = tmp_path / "grid.png"
+    out, whole = tmp_path / "grid.png", tmp_path / "whole.png"
     axes = ["--down", "style_weight", "1", "100", "--across", "seed", "1", "2"]
     assert cli.main(["grid", *pictures, "-o", str(out), *axes, *FAST, *SHALLOW]) == cli.EXIT_INTERRUPTED
+    calls.side_effect = None
+    assert cli.main(["grid", *pictures, "-o", str(whole), *axes, *FAST, *SHALLOW]) == 0
     assert "interrupted" in capsys.readouterr().err
     assert [len(row) for row in read_parameters(out)["cells"]] == [2]
-    # The second row has its label and no pictures.
-    assert load_image(out).height > 2 * 18
+    # The first row is that of the whole sheet, the second has its label and no pictures.
+    stopped, full = load_image(out).rgb, load_image(whole).rgb
+    assert stopped.shape == full.shape
+    differs = (stopped != full).any(0).any(1).nonzero()
+    assert differs.min() > full.shape[1] // 2
+    assert (stopped[:, differs.min() :] == 1).float().mean() > 0.8
 
 
 @pytest.mark.parametrize(("axis", "shape"), [("--down", (2, 1)), ("--across", (1, 2))])
