@@ -3,12 +3,14 @@
 python -m bench.bench_precision --size 96 --iterations 100 --json precision.json
 
 Every run has the same objective, start and schedule, coarse to fine from 256 pixels on; the loss of its result is
-computed in float32. As rounding alone sends L-BFGS another way, `fp32'` is the float32 run of a content changed by
-1e-6: what differs by no more than that is chance.
+computed in float32. As the least change of the content sends L-BFGS another way, to another ending, each arithmetic
+runs from several: the picture as it is, and as other decoders may have rounded it, changed by up to half a step of
+8 bits. An arithmetic's median is compared with float32's.
 """
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,42 +30,48 @@ from fastnst.options.keywords import OptionValues
 from fastnst.options.resolve import resolve_options
 from fastnst.transfer.run import Watch
 
-EXACT, AGAIN = "fp32", "fp32'"
-PERTURBATION = 1e-6
+EXACT = "fp32"
+HALF_STEP = 0.5 / 255
 ALLOWED = 0.01
 """The most by which `auto` may end above float32's final loss, as a share of it."""
 
 
 @dataclass(frozen=True)
-class Ending:
-    """One run: the float32 loss of its result, and by which share of float32's it is higher."""
+class Endings:
+    """The runs of one arithmetic: the float32 loss of each start's result, and by which share of float32's median their
+    median is higher."""
 
     pair: str
     preset: str
     optimizer: str
     seed: int
     precision: str
-    loss: float
+    losses: list[float]
     above: float
 
 
 def precisions_here() -> list[str]:
-    return [EXACT, AGAIN, *(["winograd"] if winograd.available() else []), "bf16"]
+    return [EXACT, *(["winograd"] if winograd.available() else []), "bf16"]
 
 
-def endings(pair: tuple[Path, Path], options: OptionValues, precisions: Sequence[str]) -> Iterator[Ending]:
+def endings(
+    pair: tuple[Path, Path], options: OptionValues, precisions: Sequence[str], *, starts: int
+) -> Iterator[Endings]:
     content, style = (load_image(path).rgb for path in pair)
-    noise = PERTURBATION * torch.randn(content.shape, generator=torch.Generator().manual_seed(1))
-    known, exact = resolve_options(**options), None
+    known, exact = resolve_options(**options), math.nan
     for precision in dict.fromkeys((EXACT, *precisions)):
-        run: OptionValues = {**options, "precision": "fp32" if precision == AGAIN else precision}
-        result = fastnst.stylize((content + noise).clamp(0, 1) if precision == AGAIN else content, style, **run)
-        looking: OptionValues = {**run, "precision": "fp32", "scales": None, "iterations": 1, "init": result.tensor}
-        looker = fastnst.Stylizer(style, **looking)
-        loss = looker.prepare(content).made(Watch()).losses[0].total
-        exact = loss if exact is None else exact
+        losses = []
+        for start in range(starts):
+            noise = torch.rand(content.shape, generator=torch.Generator().manual_seed(start)) * 2 - 1
+            rounded = content if start == 0 else (content + HALF_STEP * noise).clamp(0, 1)
+            run: OptionValues = {**options, "precision": precision}
+            result = fastnst.stylize(rounded, style, **run)
+            looking: OptionValues = {**run, "precision": EXACT, "scales": None, "iterations": 1, "init": result.tensor}
+            losses.append(fastnst.Stylizer(style, **looking).prepare(content).made(Watch()).losses[0].total)
+        exact = median(losses) if precision == EXACT else exact
         name = " × ".join(path.stem for path in pair)
-        yield Ending(name, known.preset, known.optimizer, known.seed, precision, loss, loss / exact - 1)
+        above = median(losses) / exact - 1
+        yield Endings(name, known.preset, known.optimizer, known.seed, precision, losses, above)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,12 +81,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--presets", nargs="+", default=["default", "gatys"])
     parser.add_argument("--optimizers", nargs="+", default=["lbfgs", "adam"], choices=["lbfgs", "adam"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the noise that gatys starts from")
+    parser.add_argument("--starts", type=int, default=1, help="contents that differ by their rounding (default: 1)")
     parser.add_argument("--precisions", nargs="+", default=precisions_here(), choices=precisions_here())
     add_pair_arguments(parser)
     parsed = parser.parse_args(arguments)
     pairs = pairs_of(parser, parsed)
-    facts = {**conditions(torch.device("cpu")), "size": parsed.size, "iterations": parsed.iterations}
-    finished: list[Ending] = []
+    size = {name: getattr(parsed, name) for name in ("size", "iterations", "starts")}
+    facts = {**conditions(torch.device("cpu")), **size}
+    finished: list[Endings] = []
 
     try:
         for pair, preset, optimizer, seed in product(pairs, parsed.presets, parsed.optimizers, parsed.seeds):
@@ -86,9 +96,10 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             options: OptionValues = {"preset": preset, "optimizer": optimizer, "seed": seed, "weights": parsed.weights}
             options |= {"size": parsed.size, "iterations": parsed.iterations, "scales": "auto", "device": "cpu"}
-            for ending in endings(pair, options, parsed.precisions):
+            for ending in endings(pair, options, parsed.precisions, starts=parsed.starts):
                 key = f"{ending.pair:34}{ending.preset:9}{ending.optimizer:7}{ending.seed:3}  "
-                print(f"{key}{ending.precision:10}{ending.loss:12.5g}{ending.above:+9.2%}", flush=True)
+                low, middle, high = (f"{f(ending.losses):10.5g}" for f in (min, median, max))
+                print(f"{key}{ending.precision:10}{low}{middle}{high}{ending.above:+9.2%}", flush=True)
                 finished.append(ending)
             if parsed.json:
                 report = {**facts, "endings": [asdict(ending) for ending in finished]}

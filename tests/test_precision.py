@@ -22,10 +22,12 @@ def report(path: Path, *arguments: str) -> list[dict[str, Any]]:
 
 def test_precision_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--size", "32", "--iterations", "2", "--presets", "default", "--optimizers", "adam"]
-    arguments += ["--pairs", str(example("content")), str(example("style_mosaic"))]
+    arguments += ["--pairs", str(example("content")), str(example("style_mosaic")), "--starts", "2"]
     endings = report(tmp_path / "precision.json", *arguments)
     assert [ending["precision"] for ending in endings] == bench_precision.precisions_here()
     assert all(abs(ending["above"]) < 0.1 for ending in endings)
+    exact = endings[0]["losses"]
+    assert exact[0] != exact[1] == pytest.approx(exact[0], rel=0.01)
     assert "above float32" in capsys.readouterr().out
 
 
@@ -33,16 +35,9 @@ def test_precision_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.skipif(not winograd.available(), reason="auto is float32 itself")
 def test_auto_ends_within_a_hundredth_of_float32(tmp_path: Path) -> None:
     assert resolve_runtime("cpu").precision == "winograd"
-    arguments = ["--size", "64", "--iterations", "60", "--seeds", "0", "1", "--precisions", "fp32'", "winograd"]
+    arguments = ["--size", "64", "--iterations", "60", "--starts", "3", "--precisions", "winograd"]
     endings = report(tmp_path / "precision.json", *arguments)
-
-    def above(precision: str, optimizer: str) -> list[float]:
-        return [
-            ending["above"]
-            for ending in endings
-            if ending["precision"] == precision and ending["optimizer"] == optimizer
-        ]
-
-    assert max(above("winograd", "adam")) <= ALLOWED
-    # L-BFGS takes another way after the smallest change, and ends up to 3 % elsewhere: single runs say nothing.
-    assert median(above("winograd", "lbfgs")) <= median(above("fp32'", "lbfgs")) + ALLOWED
+    winograds = [ending for ending in endings if ending["precision"] == "winograd"]
+    assert max(ending["above"] for ending in winograds if ending["optimizer"] == "adam") <= ALLOWED
+    # L-BFGS takes another way after the smallest change, and ends up to 3 % elsewhere: single pairs say nothing.
+    assert median(ending["above"] for ending in winograds if ending["optimizer"] == "lbfgs") <= ALLOWED
