@@ -14,6 +14,7 @@ from torch import Tensor
 from fastnst.errors import warn
 from fastnst.loss.objective import Evaluation
 from fastnst.loss.terms import Loss
+from fastnst.network.settings import give_back
 from fastnst.optim import Optimizer
 
 CAPACITY = 64
@@ -94,6 +95,8 @@ class Descent:
             loss = self._evaluate()
         self._note(loss)
         self._noted += 1
+        # Later maps lie elsewhere: glibc puts none, as they are aligned, into a hole of its own size.
+        give_back()
 
     def advance(self) -> None:
         """One step of the optimiser, and the evaluation of what comes of it."""
@@ -138,6 +141,7 @@ class Descent:
             tensor.copy_(state[name])
         self._objective.loss_scale.set_exponent(loss_exponent)
         self._evaluate()
+        give_back()
 
     @property
     def loss(self) -> Tensor:
