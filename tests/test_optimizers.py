@@ -104,13 +104,13 @@ def test_lbfgs_carries_what_it_knows_of_the_bands_to_another_size() -> None:
     for _ in range(6):
         optimizer.step(image, 1e-3 * image)
     finer = optimizer.rescaled((96, 128))
-    # As steep by a pixel as before: the first step of a quadratic ends near its minimum.
-    start = torch.rand(1, 3, 96, 128, generator=generator) * 0.03
+    # As steep by a pixel as before: the first step of a quadratic ends near its minimum, another goes beyond it.
+    start = torch.rand(1, 3, 96, 128, generator=generator) * 0.003
     moved, fresh = start.clone(), start.clone()
     finer.step(moved, 1e-3 * start)
     LBFGS(hessian="bands").step(fresh, 1e-3 * start)
     assert float(moved.norm()) < 0.2 * float(start.norm())
-    assert float(fresh.norm()) > 0.9 * float(start.norm())
+    assert float(fresh.norm()) > 5 * float(start.norm())
     # The same from a state that was saved at the end of a scale.
     saved = LBFGS(hessian="bands")
     saved.load_state_dict(optimizer.live_state())

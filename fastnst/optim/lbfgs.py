@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from fastnst_kernels.image.eager import Best, keep_best
-from fastnst_kernels.lbfgs import MOST_HISTORY, NEAR, FusedLBFGS
+from fastnst_kernels.lbfgs import MOST_HISTORY, NEAR, FusedLBFGS, first_factor
 from torch import Tensor
 
 from fastnst.optim.bands import Basis, Pixels, RadialBands, flat_view, radial_places
@@ -96,13 +96,14 @@ class LBFGS:
             self._pairs = History(g, self.history, self.history_dtype or g.dtype, basis)
             self._line = None if self.line_search == "none" else _Line(image, g)
             if not self._take_over(self.live_state()):
-                direction = self._descent(g)
-                self._pairs.begin(direction, g)
+                self._pairs.h0 *= self._first_factor(g, image)
                 if self._line is not None and loss is not None:
+                    direction = self._descent(g, image)
+                    self._pairs.begin(direction, g)
                     always = torch.ones((), dtype=torch.bool, device=g.device)
                     self._line.follow(image, direction, loss=loss, g=g, taken=always)
-                image += basis.to_picture(direction, image)
-                return
+                    image += basis.to_picture(direction, image)
+                    return
         if self._line is None or loss is None:
             direction = self._quasi_newton(self._pairs.inverse_times(g), image)
             self._pairs.begin(direction, g)
@@ -136,13 +137,16 @@ class LBFGS:
         direction = self._quasi_newton(pairs.inverse_times(g, line.length, taken), image)
         # Where no length was better than the start, the history has misled: it is forgotten.
         pairs.forget(stuck)
-        torch.where(stuck, self._descent(g), direction, out=direction)
+        torch.where(stuck, self._descent(g, image), direction, out=direction)
         line.follow(image, direction, loss=loss, g=g, taken=taken)
         pairs.begin(line.direction, g, taken)
         torch.addcmul(line.start, basis.to_picture(line.direction, image), line.length.to(image.dtype), out=image)
 
-    def _descent(self, g: Tensor) -> Tensor:
-        return g * (-self.learning_rate / g.abs().sum().clamp_min(torch.finfo(g.dtype).tiny))
+    def _first_factor(self, g: Tensor, image: Tensor) -> Tensor:
+        return first_factor(g, image.numel(), MOST_MOVE if self.hessian == "bands" else None)
+
+    def _descent(self, g: Tensor, image: Tensor) -> Tensor:
+        return g * (-self.learning_rate * self._first_factor(g, image))
 
     def _quasi_newton(self, direction: Tensor, image: Tensor) -> Tensor:
         direction *= -self.learning_rate

@@ -9,7 +9,18 @@ from torch import Tensor
 from fastnst_kernels.image.eager import Best, keep_best
 from fastnst_kernels.lbfgs.state import MOST_HISTORY, NEAR, Blocks, Numbers, State
 
-__all__ = ["MOST_HISTORY", "NEAR", "FusedLBFGS"]
+__all__ = ["MOST_HISTORY", "NEAR", "FusedLBFGS", "first_factor"]
+
+
+def first_factor(gradient: Tensor, elements: int, most: float | None) -> Tensor:
+    """What L-BFGS multiplies `−g` by in its first step, a float64 scalar.
+
+    The step is as long as `most`, the root of the mean square over the image's `elements`; where that is None it is
+    `1 / ‖g‖₁` times the gradient, as torch's.
+    """
+    order, length = (1, 1.0) if most is None else (2, most * elements**0.5)
+    size: Tensor = torch.linalg.vector_norm(gradient, order, dtype=torch.float64)
+    return length / size.clamp_min(torch.finfo(gradient.dtype).tiny)
 
 
 class FusedLBFGS:
@@ -50,15 +61,10 @@ class FusedLBFGS:
 
     @torch.no_grad()
     def begin(self, image: Tensor, gradient: Tensor) -> None:
-        """Before the first step: it is to be `learning_rate / ‖g‖₁` along `−g`."""
-        spectrum = gradient = self._free(image, gradient)
-        if self._spectrum is not None:
-            both = torch.view_as_real(torch.fft.rfft2(gradient[0], norm="ortho"))
-            weights = torch.full((both.shape[2], 1), 2**0.5, dtype=torch.float32, device=both.device)
-            weights[0] = weights[-1 if self._size[1] % 2 == 0 else 0] = 1.0
-            spectrum = both * weights
-        size = spectrum.abs().sum().clamp_min(torch.finfo(gradient.dtype).tiny)
-        self.state.h0.copy_(torch.eye(3, dtype=torch.float64, device=gradient.device) / size.double())
+        """Before the first step: it is to be `first_factor` times `−g`."""
+        most = None if self._spectrum is None else self._most
+        factor = first_factor(self._free(image, gradient), gradient.numel(), most)
+        self.state.h0.copy_(factor * torch.eye(3, dtype=torch.float64, device=gradient.device))
 
     def _free(self, image: Tensor, gradient: Tensor) -> Tensor:
         if not self._bounded:

@@ -107,13 +107,15 @@ def iterate(
     bands = int(coordinates.band.max()) + 1
     members = torch.nn.functional.one_hot(coordinates.band, bands).T.double()
     ring: list[tuple[Tensor, Tensor] | None] = []
+    pairs: list[tuple[Tensor, Tensor]] = []
     memory_steps, memory_changes = (torch.zeros((bands, 3, 3), dtype=torch.float64) for _ in range(2))
     both, h0 = 0.0, torch.eye(3, dtype=torch.float64).repeat(bands, 1, 1)
     before = s = None
     for _ in range(steps):
         g = coordinates.of(gradient(image).to(image.dtype))
         if before is None or s is None:
-            d = g / g.abs().sum()
+            length = most * float(g.double().square().sum() / image.numel()) ** -0.5
+            h0 *= length if places is not None else float(1 / g.abs().sum())
         else:
             y = _rounded(g - before, kept)
             sy, yy = (s * y).sum().double(), (y * y).sum().double()
@@ -129,7 +131,7 @@ def iterate(
                 both = 0.97 * both + float(sy / yy)
                 scale = sum(float((a * b).sum() / (b * b).sum()) for a, b in pairs) / len(pairs)
                 h0 = scale * _contrasts(memory_steps, memory_changes, both)
-            d = _two_loops(g, pairs, h0.to(g)[coordinates.band])
+        d = _two_loops(g, pairs, h0.to(g)[coordinates.band])
         if places is not None:
             d = d * min(1.0, most / float((d.double().square().sum() / image.numel()).sqrt().clamp_min(1e-300)))
         before, s = g, _rounded(-d, kept)
