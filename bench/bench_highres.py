@@ -55,7 +55,7 @@ from fastnst.plan.fitting import FittingObjective
 from fastnst.plan.machine import Room, room_on
 from fastnst.plan.memory import network_of
 from fastnst.plan.planner import Plan, Ways, plan_run
-from fastnst.plan.speed import forward_flops, measure_rate
+from fastnst.plan.speed import forward_flops, measure_speed
 from fastnst.transfer.descent import Descent
 
 KINDS = ("whole", "kept", "recompute", "auto", "published")
@@ -307,7 +307,7 @@ def work(side: str, options: Options, iterations: int) -> Mapping[str, Any]:
         "peak_bytes": peak_resident_bytes() if on_cpu else peak,
         "added_bytes": peak - before,
         "seconds": seconds,
-        "planned_seconds": plan.flops / measure_rate(runtime),
+        "planned_seconds": plan.seconds(measure_speed(runtime)),
         "loss": loss,
     }
 

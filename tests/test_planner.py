@@ -32,7 +32,7 @@ from fastnst.plan import machine as plan_limit
 from fastnst.plan.machine import Room
 from fastnst.plan.memory import network_of, optimizer_bytes_per_pixel, tiled_bytes, untiled_bytes
 from fastnst.plan.planner import most_tiles, plan_run
-from fastnst.plan.speed import forward_flops, measure_rate
+from fastnst.plan.speed import Speed, forward_flops, measure_speed
 
 SHALLOW: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1", "conv3_1"], "content_layers": "conv2_2"}
 HELD = 400_000_000
@@ -274,8 +274,8 @@ print(plan.peak_bytes, peak_resident_bytes())
 
 @pytest.fixture
 def report(machine: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What `fastnst plan` prints of the example, on a machine of 100 GFLOP/s."""
-    monkeypatch.setattr("fastnst.app.cli.plan.measure_rate", lambda runtime: 1e11)
+    """What `fastnst plan` prints of the example, on a machine of 100 GFLOP/s that copies 10¹⁰ numbers a second."""
+    monkeypatch.setattr("fastnst.app.cli.plan.measure_speed", lambda runtime: Speed(1e11, 1e10))
 
     def printed(*words: str) -> str:
         assert main(["plan", str(example("content")), "--weights", "random", "--precision", "fp32", *words]) == 0
@@ -307,7 +307,9 @@ def test_the_command_prints_json(report: Callable[..., str]) -> None:
     assert (scale["width"], scale["height"], scale["tile"], scale["tiles"]) == (512, 384, 128, 6)
     assert scale["fits"] is True
     assert scale["crop"]["width"] <= 128 + 80 + 80
-    assert scale["seconds"] == pytest.approx(scale["flops"] / 1e11, rel=0.01)
+    seen = 512 * 384 * scale["halo_overhead"]
+    assert scale["seconds"] == pytest.approx(Speed(1e11, 1e10).seconds(scale["flops"], seen))
+    assert scale["flops"] / 1e11 < scale["seconds"] < 1.1 * scale["flops"] / 1e11
 
 
 @pytest.mark.usefixtures("machine")
@@ -321,7 +323,9 @@ def test_every_plan_has_words(level: str, is_kept: bool) -> None:
 
 
 def test_the_machines_own_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 1e8 < measure_rate(setting()[1]) < 1e14
+    speed = measure_speed(setting()[1])
+    assert 1e8 < speed.flops < 1e14
+    assert 1e7 < speed.elements < 1e13
     assert plan_limit.held_bytes(torch.device("cpu")) >= 0
     # The limit of a container.
     monkeypatch.setattr(plan_limit, "_CGROUP", tmp_path)

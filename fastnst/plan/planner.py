@@ -35,7 +35,7 @@ from fastnst.plan.memory import (
     tiled_bytes,
     untiled_bytes,
 )
-from fastnst.plan.speed import forward_flops, style_flops
+from fastnst.plan.speed import Speed, forward_flops, style_flops
 
 WHOLE = "whole"
 # A scale holds the image that it moves, the best and a gradient.
@@ -98,6 +98,10 @@ class Plan:
     def is_tight(self) -> bool:
         """True where what a CPU's heap keeps of freed maps, up to a third of the peak, might not fit."""
         return self.limit_bytes is not None and self.peak_bytes > _TIGHT * self.limit_bytes
+
+    def seconds(self, speed: Speed) -> float:
+        """The time of one iteration."""
+        return speed.seconds(self.flops, self.height * self.width * self.grid.overhead / self.processes)
 
     @property
     def added_bytes(self) -> int:

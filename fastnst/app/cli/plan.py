@@ -14,7 +14,7 @@ from fastnst.options.options import Options
 from fastnst.options.parse import in_words
 from fastnst.options.resolve import resolve_options
 from fastnst.plan.planner import Plan, plan_run
-from fastnst.plan.speed import measure_rate
+from fastnst.plan.speed import measure_speed
 from fastnst.transfer.inputs import sized, style_size
 from fastnst.transfer.scales import run_scales
 
@@ -23,33 +23,34 @@ def run(parsed: argparse.Namespace) -> int:
     options = resolve_options(**sized(given_options(vars(parsed)), parsed.content))
     runtime = resolve_runtime(options.device, options.precision, options.backend)
     picture = open_picture(parsed.content, role="content", max_pixels=options.max_pixels)
-    rate = measure_rate(runtime)
+    speed = measure_speed(runtime)
     plans = plans_of(picture, options, runtime)
     iterations = sum(count for _, count in plans)
-    seconds = sum(plan.flops / rate * count for plan, count in plans)
+    seconds = sum(plan.seconds(speed) * count for plan, count in plans)
     if parsed.json:
         report = {
             "device": device_name(runtime.device),
             "precision": runtime.precision,
             "optimizer": options.optimizer,
             "iterations": options.iterations,
-            "flops_per_second": rate,
+            "flops_per_second": speed.flops,
             "total_iterations": iterations,
             "total_seconds": seconds,
-            "scales": [{**plan.as_dict(), "seconds": plan.flops / rate} for plan, _ in plans],
+            "scales": [{**plan.as_dict(), "seconds": plan.seconds(speed)} for plan, _ in plans],
         }
         print(json.dumps(report))
         return 0
     too_much = "" if all(plan.fits for plan, _ in plans) else ": TOO MUCH"
     peak = in_words(max(plan.peak_bytes for plan, _ in plans))
     print(f"in all about {_duration(seconds)} for {counted(iterations, 'iteration')}, peak memory {peak}{too_much}")
-    print(f"{device_name(runtime.device)}, {runtime.precision}, {options.optimizer}; about {rate / 1e9:.3g} GFLOP/s")
+    giga = speed.flops / 1e9
+    print(f"{device_name(runtime.device)}, {runtime.precision}, {options.optimizer}; about {giga:.3g} GFLOP/s")
     print(f"{counted(len(plans), 'scale')} of one run:")
     for plan, count in plans:
         print("\n".join(plan_lines(plan)))
         print(
-            f"  about {plan.flops / rate:.3g} s an iteration ({plan.flops / 1e12:.3g} TFLOP, modelled), "
-            f"{_duration(plan.flops / rate * count)} for {count}"
+            f"  about {plan.seconds(speed):.3g} s an iteration ({plan.flops / 1e12:.3g} TFLOP, modelled), "
+            f"{_duration(plan.seconds(speed) * count)} for {count}"
         )
     return 0
 

@@ -24,7 +24,7 @@ from fastnst.loss.targets import style_shares
 from fastnst.network.runtime import is_out_of_memory, resolve_runtime
 from fastnst.options.options import Options
 from fastnst.options.resolve import resolve_options
-from fastnst.plan.speed import measure_rate
+from fastnst.plan.speed import measure_speed
 from fastnst.transfer.inputs import Canvas, sized
 from fastnst.transfer.result import DivergedError, Iterate, LossRecord, Result
 from fastnst.transfer.stylizer import Stylizer
@@ -71,8 +71,8 @@ class Studio:
         """The seconds that a run would take."""
         options = self.options(request)
         runtime = resolve_runtime(options.device, options.precision, options.backend)
-        rate, picture = measure_rate(runtime), Canvas(request.content.height, request.content.width).picture
-        seconds = sum(plan.flops / rate * count for plan, count in plans_of(picture, options, runtime))
+        speed, picture = measure_speed(runtime), Canvas(request.content.height, request.content.width).picture
+        seconds = sum(plan.seconds(speed) * count for plan, count in plans_of(picture, options, runtime))
         return seconds if options.seconds is None else min(seconds, options.seconds)
 
     def first_picture(self, request: Request) -> bytes | None:
