@@ -84,6 +84,7 @@ def add_variation(image: Tensor, gradient: Tensor | None, kind: str, weight: flo
     """The total variation (B,) of images (B, 3, H, W); weight · its derivative is added to `gradient`."""
     positions = image[0, 0].numel()
     factor = weight * ((1.0 if kind == "absolute" else 2.0) / positions)
+    adds = isinstance(weight, Tensor) or weight != 0
     sums = []
     for near, far, share in _neighbours(image, kind):
         difference = image[far] - image[near]
@@ -92,10 +93,11 @@ def add_variation(image: Tensor, gradient: Tensor | None, kind: str, weight: flo
             difference.sgn_()
         else:
             sums.append(difference.square().sum((1, 2, 3)) * share)
-        if gradient is not None:
+        if adds and gradient is not None:
             difference *= factor * share
-            gradient[far] += difference
-            gradient[near] -= difference
+            # Not `+=`, which would copy what it has written.
+            gradient[far].add_(difference)
+            gradient[near].sub_(difference)
     return torch.stack(sums).sum(0) / positions
 
 
