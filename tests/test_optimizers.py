@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fastnst_kernels.lbfgs import first_factor
 from torch import Tensor
 
 from fastnst.network.runtime import resolve_runtime
 from fastnst.optim import LBFGS, Adam, Optimizer, make_optimizer
+from fastnst.optim.lbfgs import MOST_MOVE
 from fastnst.options.resolve import resolve_options
 
 
@@ -59,13 +61,30 @@ def test_lbfgs_accepts_channels_last(hessian: str) -> None:
 
 @pytest.mark.parametrize("hessian", ["scalar", "bands"])
 @pytest.mark.parametrize("slope", [0.0, 1.0])
-def test_lbfgs_survives_a_gradient_that_does_not_change(slope: float, hessian: str) -> None:
-    image = torch.full((1, 3, 2, 2), 0.5)
+@pytest.mark.parametrize("size", [(2, 2), (128, 128)])
+def test_lbfgs_survives_a_gradient_that_does_not_change(size: tuple[int, int], slope: float, hessian: str) -> None:
+    image = torch.full((1, 3, *size), 0.5)
     optimizer = LBFGS(hessian=hessian)
     for _ in range(5):
         optimizer.step(image, torch.full_like(image, slope))
     assert image.isfinite().all()
     assert (image == 0.5).all() == (slope == 0)
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0])
+@pytest.mark.parametrize("slope", [1e-20, 1.0])
+def test_the_first_step_with_bands_is_as_long_as_any_may_be(slope: float, rate: float) -> None:
+    start = torch.full((1, 3, 20, 30), 0.5)
+    gradient = slope * torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
+    image, optimizer = start.clone(), LBFGS(hessian="bands", learning_rate=rate)
+    optimizer.step(image, torch.zeros_like(image))
+    assert torch.equal(image, start)
+    optimizer = LBFGS(hessian="bands", learning_rate=rate)
+    optimizer.step(image, gradient)
+    expected = -rate * MOST_MOVE * gradient / gradient.double().square().mean().sqrt()
+    torch.testing.assert_close((image - start).double(), expected.double(), rtol=1e-4, atol=1e-7)
+    factor = first_factor(gradient, gradient.numel(), MOST_MOVE)
+    assert float((factor * gradient.double()).square().mean().sqrt()) == pytest.approx(MOST_MOVE)
 
 
 def test_adam_takes_the_steps_of_torch() -> None:

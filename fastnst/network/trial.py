@@ -130,11 +130,7 @@ def _layer_run(
     layers: Layers, device: torch.device, channels: int, pool: str | None, *, side: int
 ) -> Callable[[], float]:
     """A convolution of `channels` to as many with its ReLU and pool, forward and back, on a map of `side` × `side`; it
-    gives the seconds that it took.
-
-    A CPU's own are counted, spread over the threads but no less than the calling one's: on a busy machine the clock on
-    the wall says little.
-    """
+    gives the seconds that it took."""
     noise = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     weight, bias = noise((channels, channels, 3, 3)) / channels**0.5, torch.zeros(channels, dtype=torch.float32)
     layer = layers.convolution(weight, bias, pool=pool, padding="zeros")
@@ -144,17 +140,24 @@ def _layer_run(
     @torch.no_grad()
     def run() -> float:
         synchronise(device)
-        began = _clocks(device)
+        began = clocks(device)
         features, record = layers.forward(layer, image, record=True)
         layers.backward(layer, torch.ones_like(features), record, image.shape)
         synchronise(device)
-        return max(end - start for start, end in zip(began, _clocks(device), strict=True))
+        return elapsed(began, device)
 
     return run
 
 
-def _clocks(device: torch.device) -> tuple[float, ...]:
+def clocks(device: torch.device) -> tuple[float, ...]:
+    """What `elapsed` starts from. A CPU's own seconds are counted, spread over the threads but no less than the calling
+    one's: on a busy machine the clock on the wall says little."""
     # Windows counts the time of threads in steps of 15 ms.
     if device.type != "cpu" or os.name != "posix":
         return (time.perf_counter(),)
     return time.thread_time(), time.process_time() / torch.get_num_threads()
+
+
+def elapsed(began: tuple[float, ...], device: torch.device) -> float:
+    """The seconds since `began`, which `clocks` gave."""
+    return max(end - start for start, end in zip(began, clocks(device), strict=True))

@@ -36,9 +36,10 @@ class LBFGS:
     frequencies (`fastnst.optim.bands`); no step is longer than `MOST_MOVE`. Coarse and fine structure, and
     brightness and colour, differ in curvature, which a scalar cannot tell.
 
-    The first step is `learning_rate / ‖g‖₁` along `−g` (torch's at most `learning_rate`, which makes tiny losses stand
-    still), later ones `learning_rate`. No threshold depends on the loss's scale, and the image may be channels-last. A
-    pair without positive curvature (`s·y ≤ 10⁻¹⁰ ‖s‖ ‖y‖`) has no influence.
+    The first step goes along `−g`: with bands as far as `MOST_MOVE`, for less is lost in the rounding of 16 bits, else
+    by `1 / ‖g‖₁` (torch's by at most 1, which makes tiny losses stand still). It is multiplied by `learning_rate`, as
+    later ones are. No threshold depends on the loss's scale, and the image may be channels-last. A pair without
+    positive curvature (`s·y ≤ 10⁻¹⁰ ‖s‖ ‖y‖`) has no influence; before the first one with, steps are as the first.
 
     `history_dtype` is that of the pairs: the image's where None, or a 16-bit one, each vector then scaled by a power of
     two to fill its range. Memory: `2 · history` images of that dtype, and one of the image's.

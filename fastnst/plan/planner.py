@@ -101,7 +101,8 @@ class Plan:
 
     def seconds(self, speed: Speed) -> float:
         """The time of one iteration."""
-        return speed.seconds(self.flops, self.height * self.width * self.grid.overhead / self.processes)
+        share = math.ceil(len(self.grid) / self.processes) / len(self.grid)
+        return speed.seconds(self.flops, self.height * self.width * self.grid.overhead * share)
 
     @property
     def added_bytes(self) -> int:

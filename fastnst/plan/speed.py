@@ -1,6 +1,5 @@
 """How long an iteration takes: its operations and what it moves, counted, over rates that are measured in a moment."""
 
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -12,7 +11,7 @@ import torch
 from fastnst.network.backbone import make_layers
 from fastnst.network.runtime import Runtime
 from fastnst.network.settings import float32_products, kept_heap
-from fastnst.network.trial import seconds_per_giga
+from fastnst.network.trial import clocks, elapsed, seconds_per_giga
 from fastnst.plan.memory import Network
 
 # Convolutions that stand for the network's blocks: channels, the pool of most of their operations, the side of the map
@@ -23,8 +22,8 @@ _SAMPLES = (
     (256, None, 80, 256, 0.36),
     (512, None, 40, 128, 0.37),
 )
-# The first layer, pools, losses and the optimiser take time beside these. On a GPU a tenth of theirs; on a CPU that of
-# copying so many elements of the maps' dtype, for an image of no pixel and for each: seen in bf16 and in float32.
+# The first layer, pools, losses and the optimiser take time beside these: on a GPU a tenth of theirs, which is a guess,
+# on a CPU that of copying so many elements of the maps' dtype, at any size and for each pixel (seen in bf16 and fp32).
 _BESIDE = 1.1
 _COPIES, _COPIES_PER_PIXEL = 125_000_000, 4250
 _COPIED, _ATTEMPTS = 1 << 24, 4
@@ -60,19 +59,20 @@ def style_flops(network: Network, style: Collection[str], height: int, width: in
 def measure_speed(runtime: Runtime) -> Speed:
     """The speed in the arithmetic of `runtime`: from convolutions with their ReLU and pool, forward and back, in
     VGG-19's proportions, and from copies, which takes half a second on a CPU. Winograd's savings count as speed."""
-    on_gpu = runtime.device.type == "cuda"
-    samples = [(channels, pool, gpu if on_gpu else cpu, share) for channels, pool, cpu, gpu, share in _SAMPLES]
-    with float32_products(runtime.tf32), kept_heap(runtime.device):
-        seconds = seconds_per_giga({runtime.precision: make_layers(runtime)}, runtime.device, samples)
+    device = runtime.device
+    on_cuda = device.type == "cuda"
+    samples = [(channels, pool, gpu if on_cuda else cpu, share) for channels, pool, cpu, gpu, share in _SAMPLES]
+    with float32_products(runtime.tf32), kept_heap(device):
+        seconds = seconds_per_giga({runtime.precision: make_layers(runtime)}, device, samples)
         flops = 1e9 / seconds[runtime.precision]
-        return Speed(flops / _BESIDE, inf) if on_gpu else Speed(flops, _copied_in_a_second(runtime.dtype))
+        return Speed(flops, _copied_in_a_second(runtime.dtype)) if device.type == "cpu" else Speed(flops / _BESIDE, inf)
 
 
 def _copied_in_a_second(dtype: torch.dtype) -> float:
     source, best = torch.zeros(_COPIED, dtype=dtype), inf
     target = torch.zeros_like(source)
     for _ in range(_ATTEMPTS):
-        began = time.perf_counter()
+        began = clocks(source.device)
         target.copy_(source)
-        best = min(best, time.perf_counter() - began)
+        best = min(best, elapsed(began, source.device))
     return _COPIED / best

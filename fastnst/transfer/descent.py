@@ -95,8 +95,7 @@ class Descent:
             loss = self._evaluate()
         self._note(loss)
         self._noted += 1
-        # Later maps lie elsewhere: glibc puts none, as they are aligned, into a hole of its own size.
-        give_back()
+        self._give_back()
 
     def advance(self) -> None:
         """One step of the optimiser, and the evaluation of what comes of it."""
@@ -141,7 +140,7 @@ class Descent:
             tensor.copy_(state[name])
         self._objective.loss_scale.set_exponent(loss_exponent)
         self._evaluate()
-        give_back()
+        self._give_back()
 
     @property
     def loss(self) -> Tensor:
@@ -194,6 +193,11 @@ class Descent:
             self._gradient = gradient if same else torch.empty_like(self.image).copy_(gradient)
         self._loss.copy_(loss.total)
         return loss
+
+    def _give_back(self) -> None:
+        # Later maps lie elsewhere: glibc puts none, as they are aligned, into a hole of its own size.
+        if self.image.device.type == "cpu":
+            give_back()
 
     def _note(self, loss: Loss) -> None:
         check = loss.check

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 
 from fastnst_kernels.profiling.measure import device_name
 
@@ -34,6 +35,7 @@ def run(parsed: argparse.Namespace) -> int:
             "optimizer": options.optimizer,
             "iterations": options.iterations,
             "flops_per_second": speed.flops,
+            "copies_per_second": speed.elements if math.isfinite(speed.elements) else None,
             "total_iterations": iterations,
             "total_seconds": seconds,
             "scales": [{**plan.as_dict(), "seconds": plan.seconds(speed)} for plan, _ in plans],

@@ -13,14 +13,14 @@ __all__ = ["MOST_HISTORY", "NEAR", "FusedLBFGS", "first_factor"]
 
 
 def first_factor(gradient: Tensor, elements: int, most: float | None) -> Tensor:
-    """What L-BFGS multiplies `−g` by in its first step, a float64 scalar.
+    """The factor of `−g` in L-BFGS's first step, at a learning rate of 1: a float64 scalar.
 
-    The step is as long as `most`, the root of the mean square over the image's `elements`; where that is None it is
-    `1 / ‖g‖₁` times the gradient, as torch's.
+    The step of `gradient`, of any shape, float32 or float64, is as long as `most`, as the root of the mean square over
+    the image's `elements`; without `most` the factor is `1 / ‖g‖₁`. That of a gradient of zero is 1.
     """
     order, length = (1, 1.0) if most is None else (2, most * elements**0.5)
     size: Tensor = torch.linalg.vector_norm(gradient, order, dtype=torch.float64)
-    return length / size.clamp_min(torch.finfo(gradient.dtype).tiny)
+    return torch.where(size > torch.finfo(gradient.dtype).tiny, length / size, 1.0)
 
 
 class FusedLBFGS:
@@ -61,7 +61,7 @@ class FusedLBFGS:
 
     @torch.no_grad()
     def begin(self, image: Tensor, gradient: Tensor) -> None:
-        """Before the first step: it is to be `first_factor` times `−g`."""
+        """Before the first step: it is to be `learning_rate` times `first_factor` along `−g`."""
         most = None if self._spectrum is None else self._most
         factor = first_factor(self._free(image, gradient), gradient.numel(), most)
         self.state.h0.copy_(factor * torch.eye(3, dtype=torch.float64, device=gradient.device))
