@@ -38,13 +38,7 @@ _UNREAD = (
     (rb"(?i)\s*<(!doctype\s+)?html", "a web page"),
     (rb"PK\x03\x04", "an archive"),
 )
-_UNREAD_SAMPLES = {
-    1: "unsigned integers",
-    2: "signed integers",
-    3: "floats",
-    5: "complex integers",
-    6: "complex floats",
-}
+_SAMPLES = {1: "unsigned integers", 2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
 
 _NPY_MAGIC = b"\x93NUMPY"
 # The formats that libvips lacks. Pillow opens others too, which start another program (EPS) or hold no photographs.
@@ -199,7 +193,7 @@ def unread_format(held: str | bytes) -> str | None:
             return "a camera's raw file"
         bits, kind = max(tags.get(_BITS, (1,))), max(tags.get(_SAMPLE_FORMAT, (1,)))
         if bits > 16 or kind != 1:
-            return f"a TIFF of {bits}-bit {_UNREAD_SAMPLES.get(kind, 'samples')}"
+            return f"a TIFF of {bits}-bit {_SAMPLES.get(kind, 'samples')}"
     return None
 
 

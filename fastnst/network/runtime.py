@@ -11,13 +11,7 @@ from fastnst_kernels.profiling.measure import versions as versions
 from fastnst.errors import OptionError, check_choice, warn
 from fastnst.network import trial, winograd
 
-_DTYPES = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,
-    "winograd": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
+_DTYPES = {**dict.fromkeys(("fp32", "tf32", "winograd"), torch.float32), "bf16": torch.bfloat16, "fp16": torch.float16}
 # Slower by less is not worth a word.
 _SLOW = 1.3
 # The capabilities from which NVIDIA's GPUs multiply float16, and bfloat16 and TF32; AMD's numbers are higher.

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from fastnst_kernels.launch.layout import flat
 from fastnst_kernels.lbfgs.state import Numbers, in_blocks
 from torch import Tensor
 
@@ -30,13 +31,13 @@ class Pixels:
         self.band = torch.zeros(math.ceil(like.numel() / self.length), dtype=torch.long, device=like.device)
 
     def to_blocks(self, picture: Tensor) -> Tensor:
-        flat = flat_view(picture)
-        missing = len(self.band) * self.length - len(flat)
-        return torch.nn.functional.pad(flat, (0, missing)).view(1, len(self.band), self.length)
+        elements = flat(picture)
+        missing = len(self.band) * self.length - len(elements)
+        return torch.nn.functional.pad(elements, (0, missing)).view(1, len(self.band), self.length)
 
     def to_picture(self, blocks: Tensor, like: Tensor) -> Tensor:
         picture = torch.empty_like(like)
-        flat_view(picture).copy_(blocks.view(-1)[: like.numel()])
+        flat(picture).copy_(blocks.view(-1)[: like.numel()])
         return picture
 
 
@@ -99,19 +100,6 @@ def radial_places(height: int, width: int, bands: int = MOST_BANDS) -> tuple[Num
     if width % 2 == 0:
         weight[:, -1] = 1.0
     return place, weight
-
-
-def flat_view(picture: Tensor) -> Tensor:
-    """All elements as one dimension in memory order, without a copy for either memory format.
-
-    Raises ValueError for another layout.
-    """
-    if picture.is_contiguous():
-        return picture.view(-1)
-    if picture.dim() == 4 and picture.is_contiguous(memory_format=torch.channels_last):
-        return picture.permute(0, 2, 3, 1).view(-1)
-    strides = picture.stride()
-    raise ValueError(f"image with strides {strides} is neither contiguous nor channels-last; make it contiguous")
 
 
 class BandCurvature:

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from fastnst_kernels.image.eager import Best, keep_best
+from fastnst_kernels.launch.layout import flat
 from fastnst_kernels.lbfgs import MOST_HISTORY, NEAR, FusedLBFGS, first_factor
 from torch import Tensor
 
-from fastnst.optim.bands import Basis, Pixels, RadialBands, flat_view, radial_places
+from fastnst.optim.bands import Basis, Pixels, RadialBands, radial_places
 from fastnst.optim.history import History
 from fastnst.optim.line_search import StrongWolfe
 
@@ -74,7 +75,7 @@ class LBFGS:
     def step(self, image: Tensor, gradient: Tensor, loss: Tensor | None = None, best: Best | None = None) -> None:
         """See `fastnst.optim.Optimizer`. Raises ValueError for a line search without a loss, or a layout that is
         neither contiguous nor channels-last."""
-        flat_view(image)
+        flat(image)
         if self.line_search != "none" and loss is None:
             raise ValueError("a line search needs the loss of the image; give step(image, gradient, loss)")
         if self._is_fused(image):

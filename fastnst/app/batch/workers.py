@@ -295,10 +295,7 @@ class Worker:
         except Interrupted:
             return Outcome(task, "interrupted")
         if result.broken is not None:
-            return Outcome(
-                task,
-                "failed",
-                error=f"{result.broken}; the output has the {counted(result.frames, 'frame')} before it",
-            )
+            how = f"{result.broken}; the output has the {counted(result.frames, 'frame')} before it"
+            return Outcome(task, "failed", error=how)
         height, width = result.size
         return Outcome(task, "done", facts={"width": width, "height": height, "frames": result.frames})

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     parsed = build_parser().parse_args(words)
     with warnings.catch_warnings():
-        warnings.showwarning = _plain_warning
+        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
         warnings.simplefilter("always", FastnstWarning)
         try:
             together = getattr(parsed, "together", False)
@@ -133,10 +133,6 @@ def drop_output() -> None:
 def say(message: object) -> None:
     """Prints a line on stderr, after the command's name."""
     print(f"fastnst: {message}", file=sys.stderr, flush=True)
-
-
-def _plain_warning(message: Warning | str, *_: object, **__: object) -> None:
-    say(f"warning: {message}")
 
 
 def _as_typed(error: FastnstError, words: Sequence[str]) -> str:

@@ -22,12 +22,7 @@ from fastnst.plan.processes import are_launched
 from fastnst.transfer.checkpoint import CheckpointError, load_run
 from fastnst.transfer.inputs import Canvas, most_pixels, parse_canvas, sized
 from fastnst.transfer.result import Result
-from fastnst.transfer.variants import (
-    content_options,
-    reconstruction_figure,
-    style_options,
-    texture_options,
-)
+from fastnst.transfer.variants import content_options, reconstruction_figure, style_options, texture_options
 
 # A sheet of many runs has no file for what each would write on its way.
 _OF_ONE_RUN = ("format", "bit_depth", "quality", "save_every", "preview", "plot", "movie", "checkpoint", "json")

@@ -23,7 +23,8 @@ class Ticket:
     """One request from its start to its result.
 
     `state` is running, done or failed; `version` grows with each change that a page has to show. `preview` is the
-    newest image as a browser shows it, `last` the newest iterate until the run is over.
+    newest image as a browser shows it, `last` the newest iterate until the run is over. `stopping` is true once it was
+    asked to end.
     """
 
     def __init__(self, request: Request, options: Options) -> None:
@@ -31,7 +32,7 @@ class Ticket:
         self.state, self.version = RUNNING, 0
         self.preview: bytes | None = None
         self.last: Iterate | None = None
-        self._stop, self._lock = threading.Event(), threading.Lock()
+        self.stopping, self._lock = False, threading.Lock()
         weights = {term.name: getattr(options, f"{term.name}_weight", 0) for term in fields(LossRecord)}
         self._terms = [name for name, weight in weights.items() if isinstance(weight, tuple) or weight > 0]
         self._points: list[list[float]] = []
@@ -42,18 +43,13 @@ class Ticket:
         self._result: Kept | None = None
 
     @property
-    def stopping(self) -> bool:
-        """True once the run was asked to end."""
-        return self._stop.is_set()
-
-    @property
     def over(self) -> bool:
         return self.state != RUNNING
 
     def stop(self) -> None:
         """Ends the run at its next iteration."""
         with self._lock:
-            self._stop.set()
+            self.stopping = True
             self.version += 1
 
     def show(self, iterate: Iterate, preview: bytes | None) -> None:
@@ -138,7 +134,8 @@ class Ticket:
 class Session:
     """All that the page holds, the same in each of its tabs.
 
-    `id` tells a tab that the program was started anew; `version` grows with each change of the history.
+    `id` tells a tab that the program was started anew; `version` grows with each change of the history, `results`,
+    oldest first.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -148,13 +145,8 @@ class Session:
         self._limits = limits
         self._lock = threading.Lock()
         self._uploads: dict[str, Upload] = {}
-        self._results: list[Kept] = []
-        self._requests = 0
-
-    @property
-    def results(self) -> list[Kept]:
-        """The history, oldest first."""
-        return list(self._results)
+        self.results: list[Kept] = []
+        self.next_number = 1
 
     def add_upload(self, upload: Upload) -> str:
         """Keeps the picture, and returns its name for the page. Pictures that nothing needs are dropped."""
@@ -181,14 +173,10 @@ class Session:
 
     def result(self, name: object) -> Kept:
         """Raises OptionError where there is none of this name."""
-        kept = next((kept for kept in self._results if kept.id == name), None)
+        kept = next((kept for kept in self.results if kept.id == name), None)
         if kept is None:
             raise OptionError("this result is not in the history any more; make it again")
         return kept
-
-    @property
-    def next_number(self) -> int:
-        return self._requests + 1
 
     @property
     def is_busy(self) -> bool:
@@ -201,18 +189,18 @@ class Session:
             if self.is_busy:
                 raise OptionError("a run is still in progress; stop it first")
             self.ticket = ticket
-            self._requests += 1
+            self.next_number += 1
 
     def keep(self, kept: Kept) -> None:
         """Adds a result to the history, which stays within its limits."""
         with self._lock:
             limits = self._limits
-            self._results = oldest_first([*self._results, kept], limits.results, limits.history_bytes)
+            self.results = oldest_first([*self.results, kept], limits.results, limits.history_bytes)
             self.version += 1
 
     def _drop_unused(self) -> None:
         """The oldest pictures that no result was made of, but for as many as a page shows."""
-        needed = {upload for kept in self._results for upload in kept.request.uploads}
+        needed = {upload for kept in self.results for upload in kept.request.uploads}
         if self.ticket is not None:
             needed |= set(self.ticket.request.uploads)
         loose = [name for name, upload in self._uploads.items() if upload not in needed]

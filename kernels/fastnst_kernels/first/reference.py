@@ -14,8 +14,6 @@ from fastnst_kernels.first import FirstLayer
 from fastnst_kernels.image import reference as image_reference
 from fastnst_kernels.image.reference import normalise
 
-_MODES = {"zeros": "constant", "replicate": "replicate", "circular": "circular"}
-
 
 def features(image: Tensor, layer: FirstLayer) -> Tensor:
     """F of an image (B, 3, H, W): (B, N, H, W) float64."""
@@ -24,7 +22,7 @@ def features(image: Tensor, layer: FirstLayer) -> Tensor:
 
 def before_relu(normalised: Tensor, layer: FirstLayer) -> Tensor:
     """W ∗ x + b of a normalised image (B, 3, H, W), in its dtype."""
-    padded = F.pad(normalised, (1, 1, 1, 1), mode=_MODES[layer.padding])
+    padded = F.pad(normalised, (1, 1, 1, 1), mode="constant" if layer.padding == "zeros" else layer.padding)
     return F.conv2d(padded, layer.weight.to(padded.dtype), layer.bias.to(padded.dtype))
 
 

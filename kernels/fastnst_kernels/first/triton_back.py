@@ -14,14 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastnst_kernels.first import FirstLayer
-from fastnst_kernels.first.triton_first import (
-    activated,
-    filters,
-    layer_arguments,
-    patches,
-    run_layer,
-    wrapped,
-)
+from fastnst_kernels.first.triton_first import activated, filters, layer_arguments, patches, run_layer, wrapped
 from fastnst_kernels.image.eager import add_variation
 from fastnst_kernels.image.triton_image import by_channel, variation
 from fastnst_kernels.launch.launch import finish_sum, launch_gpu

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnst_kernels.launch.layout import dense, dense_channels_last, empty_map, in_layout
+from fastnst_kernels.launch.layout import dense, dense_channels_last, empty_map, flat, in_layout
 
 # Elements whose variation is computed at a time: on a CPU a few arrays of them fit the last-level cache, a GPU is kept
 # busy by a few calls.
@@ -145,15 +145,9 @@ def adam_step(
     """One step of Adam in place; image, first and second are dense and of one layout. Before, `keep_best`."""
     keep_best(image, best)
     gradient = in_layout(gradient, dense_channels_last(image))
-    x, g, m, v = ([_flat(tensor)] for tensor in (image, gradient, first, second))
+    x, g, m, v = ([flat(tensor)] for tensor in (image, gradient, first, second))
     # What torch.optim.Adam(fused=True) calls: one pass, and the step is read where it lies.
-    rates: dict[str, Any] = {
-        "lr": learning_rate,
-        "beta1": betas[0],
-        "beta2": betas[1],
-        "weight_decay": 0.0,
-        "eps": epsilon,
-    }
+    rates = dict[str, Any](lr=learning_rate, beta1=betas[0], beta2=betas[1], weight_decay=0.0, eps=epsilon)
     torch._fused_adam_(x, g, m, v, [], [step.reshape(()).float()], **rates, amsgrad=False, maximize=False)
     if limits is not None:
         image.clamp_(*limits)
@@ -163,8 +157,3 @@ def keep_best(image: Tensor, best: Best | None) -> None:
     """Copies `image` over the best one if it is better."""
     if best is not None:
         torch.where(best[1], image, best[0], out=best[0])
-
-
-def _flat(image: Tensor) -> Tensor:
-    """The elements of a dense tensor in memory order."""
-    return image.view(-1) if image.is_contiguous() else image.permute(0, 2, 3, 1).view(-1)

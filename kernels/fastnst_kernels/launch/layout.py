@@ -57,6 +57,15 @@ def strides_of_one_axis(features: Tensor, prefix: str = "") -> dict[str, int]:
     return {name: stride for name, stride in strides(features, prefix).items() if not name.endswith("_h")}
 
 
+def flat(x: Tensor) -> Tensor:
+    """The elements of a dense tensor in memory order, without a copy. Raises ValueError for another layout."""
+    if x.is_contiguous():
+        return x.view(-1)
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return x.permute(0, 2, 3, 1).view(-1)
+    raise ValueError(f"image with strides {x.stride()} is neither contiguous nor channels-last; make it contiguous")
+
+
 def is_crop(features: Tensor) -> bool:
     """True if no single stride leads from each position of a (B, C, H, W) map to the next."""
     return position_stride(features) is None
