@@ -17,6 +17,8 @@ from fastnst.options.options import Options
 
 __all__ = ["ADAM_RATE", "LBFGS", "LBFGS_HISTORY", "LBFGS_RATE", "Adam", "Best", "OnHost", "Optimizer", "make_optimizer"]
 
+# Starts from which a long first step pays, and the steps that it takes to pay.
+_FAR_STARTS, _FEW_STEPS = ("content", "recoloured", "noise", "grey", "style-mean"), 4
 _HISTORY_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -51,12 +53,15 @@ def make_optimizer(options: Options, runtime: Runtime) -> Optimizer:
     if options.optimizer == "adam":
         return Adam(learning_rate=options.learning_rate or ADAM_RATE, backend=runtime.kernels)
     kind = history_precision(options, is_fused=runtime.kernels == "triton")
+    counts = options.iterations if isinstance(options.iterations, tuple) else (options.iterations,)
+    is_far = isinstance(options.init, str) and options.init in _FAR_STARTS and min(counts) > _FEW_STEPS
     optimizer = LBFGS(
         learning_rate=options.learning_rate or LBFGS_RATE,
         history=options.history,
         history_dtype=_HISTORY_DTYPES[kind],
         hessian=options.hessian,
         bounded=options.hessian == "bands",
+        begins_far=is_far and options.hessian == "bands",
         line_search=options.line_search,
         backend=runtime.kernels,
     )

@@ -37,10 +37,11 @@ class LBFGS:
     frequencies (`fastnst.optim.bands`); no step is longer than `MOST_MOVE`. Coarse and fine structure, and
     brightness and colour, differ in curvature, which a scalar cannot tell.
 
-    The first step goes along `−g`: with bands as far as `MOST_MOVE`, for less is lost in the rounding of 16 bits, else
-    by `1 / ‖g‖₁` (torch's by at most 1, which makes tiny losses stand still). It is multiplied by `learning_rate`, as
-    later ones are. No threshold depends on the loss's scale, and the image may be channels-last. A pair without
-    positive curvature (`s·y ≤ 10⁻¹⁰ ‖s‖ ‖y‖`) has no influence; before the first one with, steps are as the first.
+    The first step goes along `−g`: by `1 / ‖g‖₁` (torch's by at most 1, which makes tiny losses stand still), or as far
+    as `MOST_MOVE` where the image `begins_far` from its end, for less is lost in the rounding of 16 bits. It is
+    multiplied by `learning_rate`, as later ones are. No threshold depends on the loss's scale, and the image may be
+    channels-last. A pair without positive curvature (`s·y ≤ 10⁻¹⁰ ‖s‖ ‖y‖`) has no influence; before the first one
+    with it, steps are as the first.
 
     `history_dtype` is that of the pairs: the image's where None, or a 16-bit one, each vector then scaled by a power of
     two to fill its range. Memory: `2 · history` images of that dtype, and one of the image's.
@@ -63,6 +64,7 @@ class LBFGS:
     history_dtype: torch.dtype | None = None
     hessian: str = "scalar"
     bounded: bool = False
+    begins_far: bool = False
     line_search: str = "none"
     backend: str = "torch"
     _fused: FusedLBFGS | None = field(default=None, init=False)
@@ -99,13 +101,13 @@ class LBFGS:
             self._line = None if self.line_search == "none" else _Line(image, g)
             if not self._take_over(self.live_state()):
                 self._pairs.h0 *= self._first_factor(g, image)
+                direction = self._descent(g, image)
+                self._pairs.begin(direction, g)
                 if self._line is not None and loss is not None:
-                    direction = self._descent(g, image)
-                    self._pairs.begin(direction, g)
                     always = torch.ones((), dtype=torch.bool, device=g.device)
                     self._line.follow(image, direction, loss=loss, g=g, taken=always)
-                    image += basis.to_picture(direction, image)
-                    return
+                image += basis.to_picture(direction, image)
+                return
         if self._line is None or loss is None:
             direction = self._quasi_newton(self._pairs.inverse_times(g), image)
             self._pairs.begin(direction, g)
@@ -130,7 +132,7 @@ class LBFGS:
                 bounded=self.bounded,
             )
             if not self._take_over(self._fused.tensors()):
-                self._fused.begin(image, gradient)
+                self._fused.begin(image, gradient, MOST_MOVE if self.begins_far else None)
         self._fused.step(image, gradient, best)
 
     def _search(self, pairs: History, line: "_Line", basis: Basis, *, image: Tensor, g: Tensor, loss: Tensor) -> None:
@@ -145,7 +147,7 @@ class LBFGS:
         torch.addcmul(line.start, basis.to_picture(line.direction, image), line.length.to(image.dtype), out=image)
 
     def _first_factor(self, g: Tensor, image: Tensor) -> Tensor:
-        return first_factor(g, image.numel(), MOST_MOVE if self.hessian == "bands" else None)
+        return first_factor(g, image.numel(), MOST_MOVE if self.begins_far else None)
 
     def _descent(self, g: Tensor, image: Tensor) -> Tensor:
         return g * (-self.learning_rate * self._first_factor(g, image))

@@ -60,9 +60,8 @@ class FusedLBFGS:
             self._spectrum = spectrum.permute(1, 2, 0)
 
     @torch.no_grad()
-    def begin(self, image: Tensor, gradient: Tensor) -> None:
-        """Before the first step: it is to be `learning_rate` times `first_factor` along `−g`."""
-        most = None if self._spectrum is None else self._most
+    def begin(self, image: Tensor, gradient: Tensor, most: float | None = None) -> None:
+        """Before the first step: it is to be `learning_rate` times `first_factor` along `−g`, with `most`."""
         factor = first_factor(self._free(image, gradient), gradient.numel(), most)
         self.state.h0.copy_(factor * torch.eye(3, dtype=torch.float64, device=gradient.device))
 

@@ -45,6 +45,8 @@ def _steps(site: Site, variant: str, places: Numbers | None) -> Operation:
         mixed = torch.einsum("cd,bdhw->bchw", mixing, image.double())
         return torch.einsum("cd,bdhw->bchw", mixing, curvature * mixed)
 
+    begins = None if places is None else _MOST
+
     def run(layout: torch.memory_format) -> Mapping[str, Sequence[Tensor]]:
         image = start.clone()
         terms: dict[str, Any] = {"places": places, "most": _MOST}
@@ -52,11 +54,11 @@ def _steps(site: Site, variant: str, places: Numbers | None) -> Operation:
         for step in range(_STEPS):
             given = gradient(image).float().contiguous(memory_format=layout)
             if step == 0:
-                fused.begin(image, given)
+                fused.begin(image, given, begins)
             fused.step(image, given)
         return {"forward": [image - start]}
 
-    terms: dict[str, Any] = {"history": _HISTORY, "places": places, "most": _MOST}
+    terms: dict[str, Any] = {"history": _HISTORY, "places": places, "most": _MOST, "begins": begins}
     exact = iterate(start.double(), gradient, _STEPS, **terms) - start
     plain = iterate(start, gradient, _STEPS, kept=dtype, **terms) - start
     # The image is float32 all the way.
@@ -99,10 +101,11 @@ def iterate(
     history: int,
     places: Numbers | None = None,
     most: float = 1.0,
+    begins: float | None = None,
     kept: torch.dtype | None = None,
 ) -> Tensor:
-    """The image (1, 3, H, W) after some steps of `FusedLBFGS` with a learning rate of 1, in its own dtype; `kept` is
-    that of the pairs."""
+    """The image (1, 3, H, W) after some steps of `FusedLBFGS` with a learning rate of 1, which `begins` so, in its own
+    dtype; `kept` is that of the pairs."""
     coordinates = _Coordinates(image, places)
     bands = int(coordinates.band.max()) + 1
     members = torch.nn.functional.one_hot(coordinates.band, bands).T.double()
@@ -114,8 +117,8 @@ def iterate(
     for _ in range(steps):
         g = coordinates.of(gradient(image).to(image.dtype))
         if before is None or s is None:
-            length = most * float(g.double().square().sum() / image.numel()) ** -0.5
-            h0 *= length if places is not None else float(1 / g.abs().sum())
+            length = (begins or 0.0) * float(g.double().square().sum() / image.numel()) ** -0.5
+            h0 *= length or float(1 / g.abs().sum())
         else:
             y = _rounded(g - before, kept)
             sy, yy = (s * y).sum().double(), (y * y).sum().double()
