@@ -103,6 +103,9 @@ def test_runs_that_begin_far_from_their_end(changed: dict[str, Any], is_far: boo
     optimizer = make_optimizer(replace(resolve_options(device="cpu"), **changed), resolve_runtime("cpu", "fp32"))
     assert isinstance(optimizer, LBFGS)
     assert optimizer.begins_far is is_far
+    begun = make_optimizer(resolve_options(device="cpu"), resolve_runtime("cpu", "fp32"), is_begun=True)
+    assert isinstance(begun, LBFGS)
+    assert not begun.begins_far
 
 
 def test_adam_takes_the_steps_of_torch() -> None:

@@ -48,20 +48,21 @@ def history_precision(options: Options, *, is_fused: bool) -> str:
     return "fp16" if is_fused and options.line_search == "none" else "fp32"
 
 
-def make_optimizer(options: Options, runtime: Runtime) -> Optimizer:
-    """A fresh optimiser of the kind and learning rate that `options` name."""
+def make_optimizer(options: Options, runtime: Runtime, *, is_begun: bool = False) -> Optimizer:
+    """A fresh optimiser of the kind and learning rate that `options` name; `is_begun` if the image is not their start,
+    but near its end already."""
     if options.optimizer == "adam":
         return Adam(learning_rate=options.learning_rate or ADAM_RATE, backend=runtime.kernels)
     kind = history_precision(options, is_fused=runtime.kernels == "triton")
     counts = options.iterations if isinstance(options.iterations, tuple) else (options.iterations,)
-    is_far = isinstance(options.init, str) and options.init in _FAR_STARTS and min(counts) > _FEW_STEPS
+    is_far = not is_begun and isinstance(options.init, str) and options.init in _FAR_STARTS
     optimizer = LBFGS(
         learning_rate=options.learning_rate or LBFGS_RATE,
         history=options.history,
         history_dtype=_HISTORY_DTYPES[kind],
         hessian=options.hessian,
         bounded=options.hessian == "bands",
-        begins_far=is_far and options.hessian == "bands",
+        begins_far=is_far and min(counts) > _FEW_STEPS and options.hessian == "bands",
         line_search=options.line_search,
         backend=runtime.kernels,
     )

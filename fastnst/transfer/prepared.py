@@ -195,7 +195,8 @@ class Prepared:
                 preprocessing=weights.preprocessing,
             )
             return run
-        run.optimizer, place = make_optimizer(self._options, self._runtime), state_device(self._options, self._runtime)
+        run.optimizer = make_optimizer(self._options, self._runtime, is_begun=self._start is not None)
+        place = state_device(self._options, self._runtime)
         run.optimizer.load_state_dict({name: x.to(place) for name, x in state.items()})
         if not self._rest:
             run.content = self._pictures.at(scales[-1].size)
