@@ -62,7 +62,13 @@ class FusedLBFGS:
     @torch.no_grad()
     def begin(self, image: Tensor, gradient: Tensor, most: float | None = None) -> None:
         """Before the first step: it is to be `learning_rate` times `first_factor` along `−g`, with `most`."""
-        factor = first_factor(self._free(image, gradient), gradient.numel(), most)
+        spectrum = gradient = self._free(image, gradient)
+        if self._spectrum is not None:
+            both = torch.view_as_real(torch.fft.rfft2(gradient[0], norm="ortho"))
+            weights = torch.full((both.shape[2], 1), 2**0.5, dtype=torch.float32, device=both.device)
+            weights[0] = weights[-1 if self._size[1] % 2 == 0 else 0] = 1.0
+            spectrum = both * weights
+        factor = first_factor(spectrum, gradient.numel(), most)
         self.state.h0.copy_(factor * torch.eye(3, dtype=torch.float64, device=gradient.device))
 
     def _free(self, image: Tensor, gradient: Tensor) -> Tensor:
