@@ -77,10 +77,10 @@ def test_lbfgs_survives_a_gradient_that_does_not_change(size: tuple[int, int], s
 def test_the_first_step_from_far_is_as_long_as_any_may_be(slope: float, rate: float) -> None:
     start = torch.full((1, 3, 20, 30), 0.5)
     gradient = slope * torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
-    image, optimizer = start.clone(), LBFGS(hessian="bands", begins_far=True, learning_rate=rate)
+    image, optimizer = start.clone(), LBFGS(hessian="bands", first_move=MOST_MOVE, learning_rate=rate)
     optimizer.step(image, torch.zeros_like(image))
     assert torch.equal(image, start)
-    optimizer = LBFGS(hessian="bands", begins_far=True, learning_rate=rate)
+    optimizer = LBFGS(hessian="bands", first_move=MOST_MOVE, learning_rate=rate)
     optimizer.step(image, gradient)
     expected = -rate * MOST_MOVE * gradient / gradient.double().square().mean().sqrt()
     torch.testing.assert_close((image - start).double(), expected.double(), rtol=1e-4, atol=1e-7)
@@ -102,10 +102,10 @@ def test_the_first_step_from_far_is_as_long_as_any_may_be(slope: float, rate: fl
 def test_runs_that_begin_far_from_their_end(changed: dict[str, Any], is_far: bool) -> None:
     optimizer = make_optimizer(replace(resolve_options(device="cpu"), **changed), resolve_runtime("cpu", "fp32"))
     assert isinstance(optimizer, LBFGS)
-    assert optimizer.begins_far is is_far
+    assert optimizer.first_move == (MOST_MOVE if is_far else None)
     begun = make_optimizer(resolve_options(device="cpu"), resolve_runtime("cpu", "fp32"), is_begun=True)
     assert isinstance(begun, LBFGS)
-    assert not begun.begins_far
+    assert begun.first_move is None
 
 
 def test_adam_takes_the_steps_of_torch() -> None:

@@ -150,8 +150,8 @@ def _layer_run(
 
 
 def clocks(device: torch.device) -> tuple[float, ...]:
-    """What `elapsed` starts from. A CPU's own seconds are counted, spread over the threads but no less than the calling
-    one's: on a busy machine the clock on the wall says little."""
+    """The device's clocks now, in seconds, for `elapsed`. A CPU's own seconds are counted, spread over the threads but
+    no less than the calling one's: on a busy machine the clock on the wall says little."""
     # Windows counts the time of threads in steps of 15 ms.
     if device.type != "cpu" or os.name != "posix":
         return (time.perf_counter(),)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastnst.network.runtime import Runtime
 from fastnst.optim.adam import ADAM_RATE, Adam
-from fastnst.optim.lbfgs import LBFGS, LBFGS_HISTORY, LBFGS_RATE
+from fastnst.optim.lbfgs import LBFGS, LBFGS_HISTORY, LBFGS_RATE, MOST_MOVE
 from fastnst.options.options import Options
 
 __all__ = ["ADAM_RATE", "LBFGS", "LBFGS_HISTORY", "LBFGS_RATE", "Adam", "Best", "OnHost", "Optimizer", "make_optimizer"]
@@ -56,13 +56,14 @@ def make_optimizer(options: Options, runtime: Runtime, *, is_begun: bool = False
     kind = history_precision(options, is_fused=runtime.kernels == "triton")
     counts = options.iterations if isinstance(options.iterations, tuple) else (options.iterations,)
     is_far = not is_begun and isinstance(options.init, str) and options.init in _FAR_STARTS
+    is_long = is_far and min(counts) > _FEW_STEPS and options.hessian == "bands"
     optimizer = LBFGS(
         learning_rate=options.learning_rate or LBFGS_RATE,
         history=options.history,
         history_dtype=_HISTORY_DTYPES[kind],
         hessian=options.hessian,
         bounded=options.hessian == "bands",
-        begins_far=is_far and min(counts) > _FEW_STEPS and options.hessian == "bands",
+        first_move=MOST_MOVE if is_long else None,
         line_search=options.line_search,
         backend=runtime.kernels,
     )

@@ -38,7 +38,7 @@ class LBFGS:
     brightness and colour, differ in curvature, which a scalar cannot tell.
 
     The first step goes along `−g`: by `1 / ‖g‖₁` (torch's by at most 1, which makes tiny losses stand still), or as far
-    as `MOST_MOVE` where the image `begins_far` from its end, for less is lost in the rounding of 16 bits. It is
+    as `first_move`, the root of the mean square over the pixels, for less may be lost in the rounding of 16 bits. It is
     multiplied by `learning_rate`, as later ones are. No threshold depends on the loss's scale, and the image may be
     channels-last. A pair without positive curvature (`s·y ≤ 10⁻¹⁰ ‖s‖ ‖y‖`) has no influence; before the first one
     with it, steps are as the first.
@@ -64,7 +64,7 @@ class LBFGS:
     history_dtype: torch.dtype | None = None
     hessian: str = "scalar"
     bounded: bool = False
-    begins_far: bool = False
+    first_move: float | None = None
     line_search: str = "none"
     backend: str = "torch"
     _fused: FusedLBFGS | None = field(default=None, init=False)
@@ -100,7 +100,7 @@ class LBFGS:
             self._pairs = History(g, self.history, self.history_dtype or g.dtype, basis)
             self._line = None if self.line_search == "none" else _Line(image, g)
             if not self._take_over(self.live_state()):
-                self._pairs.h0 *= self._first_factor(g, image)
+                self._pairs.h0 *= first_factor(g, image.numel(), self.first_move)
                 direction = self._descent(g, image)
                 self._pairs.begin(direction, g)
                 if self._line is not None and loss is not None:
@@ -132,7 +132,7 @@ class LBFGS:
                 bounded=self.bounded,
             )
             if not self._take_over(self._fused.tensors()):
-                self._fused.begin(image, gradient, MOST_MOVE if self.begins_far else None)
+                self._fused.begin(image, gradient, self.first_move)
         self._fused.step(image, gradient, best)
 
     def _search(self, pairs: History, line: "_Line", basis: Basis, *, image: Tensor, g: Tensor, loss: Tensor) -> None:
@@ -146,11 +146,8 @@ class LBFGS:
         pairs.begin(line.direction, g, taken)
         torch.addcmul(line.start, basis.to_picture(line.direction, image), line.length.to(image.dtype), out=image)
 
-    def _first_factor(self, g: Tensor, image: Tensor) -> Tensor:
-        return first_factor(g, image.numel(), MOST_MOVE if self.begins_far else None)
-
     def _descent(self, g: Tensor, image: Tensor) -> Tensor:
-        return g * (-self.learning_rate * self._first_factor(g, image))
+        return g * (-self.learning_rate * first_factor(g, image.numel(), self.first_move))
 
     def _quasi_newton(self, direction: Tensor, image: Tensor) -> Tensor:
         direction *= -self.learning_rate

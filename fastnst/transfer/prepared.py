@@ -254,8 +254,9 @@ class Prepared:
         )
         if self._start is not None:
             objective = Coherent(objective, self._start.coherence.on(runtime.device))
-        fresh = partial(make_optimizer, options, runtime)
-        descent = Descent(run.image, objective, fresh, optimizer=run.optimizer, average=options.average)
+        optimizer = run.optimizer or make_optimizer(options, runtime)
+        fresh = partial(make_optimizer, options, runtime, is_begun=True)
+        descent = Descent(run.image, objective, fresh, optimizer=optimizer, average=options.average)
         run.optimise(descent, scale, content)
 
     def _options_at(self, scale: Scale) -> Options:

@@ -104,8 +104,8 @@ def iterate(
     begins: float | None = None,
     kept: torch.dtype | None = None,
 ) -> Tensor:
-    """The image (1, 3, H, W) after some steps of `FusedLBFGS` with a learning rate of 1, which `begins` so, in its own
-    dtype; `kept` is that of the pairs."""
+    """The image (1, 3, H, W) after some steps of `FusedLBFGS` with a learning rate of 1, in its own dtype; `begins` is
+    the `most` of the first step, `kept` the dtype of the pairs."""
     coordinates = _Coordinates(image, places)
     bands = int(coordinates.band.max()) + 1
     members = torch.nn.functional.one_hot(coordinates.band, bands).T.double()
@@ -117,8 +117,7 @@ def iterate(
     for _ in range(steps):
         g = coordinates.of(gradient(image).to(image.dtype))
         if before is None or s is None:
-            length = (begins or 0.0) * float(g.double().square().sum() / image.numel()) ** -0.5
-            h0 *= length or float(1 / g.abs().sum())
+            h0 /= g.abs().sum() if begins is None else (g.double().square().sum() / image.numel()).sqrt() / begins
         else:
             y = _rounded(g - before, kept)
             sy, yy = (s * y).sum().double(), (y * y).sum().double()
