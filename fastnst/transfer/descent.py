@@ -14,7 +14,6 @@ from torch import Tensor
 from fastnst.errors import warn
 from fastnst.loss.objective import Evaluation
 from fastnst.loss.terms import Loss
-from fastnst.network.settings import give_back
 from fastnst.optim import Optimizer
 
 CAPACITY = 64
@@ -95,7 +94,6 @@ class Descent:
             loss = self._evaluate()
         self._note(loss)
         self._noted += 1
-        self._give_back()
 
     def advance(self) -> None:
         """One step of the optimiser, and the evaluation of what comes of it."""
@@ -140,7 +138,6 @@ class Descent:
             tensor.copy_(state[name])
         self._objective.loss_scale.set_exponent(loss_exponent)
         self._evaluate()
-        self._give_back()
 
     @property
     def loss(self) -> Tensor:
@@ -193,11 +190,6 @@ class Descent:
             self._gradient = gradient if same else torch.empty_like(self.image).copy_(gradient)
         self._loss.copy_(loss.total)
         return loss
-
-    def _give_back(self) -> None:
-        # Later maps lie elsewhere: glibc puts none, as they are aligned, into a hole of its own size.
-        if self.image.device.type == "cpu":
-            give_back()
 
     def _note(self, loss: Loss) -> None:
         check = loss.check
