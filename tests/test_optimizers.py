@@ -84,7 +84,7 @@ def test_the_first_step_from_far_is_as_long_as_any_may_be(slope: float, rate: fl
     optimizer.step(image, gradient)
     expected = -rate * MOST_MOVE * gradient / gradient.double().square().mean().sqrt()
     torch.testing.assert_close((image - start).double(), expected.double(), rtol=1e-4, atol=1e-7)
-    factor = first_factor(gradient, gradient.numel(), MOST_MOVE)
+    factor = first_factor(gradient, MOST_MOVE)
     assert float((factor * gradient.double()).square().mean().sqrt()) == pytest.approx(MOST_MOVE)
 
 

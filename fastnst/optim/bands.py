@@ -1,5 +1,5 @@
-"""A picture in coordinates that keep inner products, grouped into bands: all pixels as one, or radial frequencies; and
-the inverse Hessian of each band, from what pairs of steps have shown."""
+"""A picture in coordinates that keep inner products, grouped into bands: all pixels as one, or radial frequencies of
+opponent colours; and the inverse Hessian of each band, from what pairs of steps have shown."""
 
 import math
 from functools import partial
@@ -15,7 +15,6 @@ MEMORY = 0.97
 """How much each pair counts of what the next one does."""
 MOST_CONTRAST = 10.0
 """How far a band may lie from the whole, as a factor either way."""
-# Brightness, red against blue, and green against both.
 OPPONENTS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 _BLOCKS = 128
 
@@ -42,7 +41,8 @@ class Pixels:
 
 
 class RadialBands:
-    """The real and imaginary parts of the orthonormal two-dimensional Fourier transform, each channel by itself.
+    """The real and imaginary parts of the orthonormal two-dimensional Fourier transform of three opponent colours, in
+    which the channels of pictures are nearly uncorrelated: brightness, red against blue, and green against both.
 
     Half of the frequencies is enough; those that stand for two are multiplied by √2. The mean is a band of its own,
     the others lie between radii that grow evenly in the logarithm, from the picture's lowest frequency to √½ of a cycle
@@ -69,23 +69,25 @@ class RadialBands:
         self._source, self._position = placed(source, torch.int32), placed(position, torch.int32)
         self._factor = placed(np.where(is_filled, weights[source], 0.0), like.dtype)
         self._inverse_factor = placed(1 / weights, like.dtype)
+        opponents = torch.tensor(OPPONENTS, dtype=torch.float64)
+        self._opponents = torch.nn.functional.normalize(opponents, dim=1).to(like.device, like.dtype)
 
     def to_blocks(self, picture: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft2(picture[0], norm="ortho")
+        colours = self._opponents @ picture[0].flatten(1)
+        spectrum = torch.fft.rfft2(colours.view(picture.shape[1:]), norm="ortho")
         flat = torch.view_as_real(spectrum).flatten(1)
         return flat.index_select(1, self._source).mul_(self._factor).view(self.channels, -1, self.length)
 
     def to_picture(self, blocks: Tensor, like: Tensor) -> Tensor:
         flat = blocks.reshape(self.channels, -1).index_select(1, self._position).mul_(self._inverse_factor)
         spectrum = torch.view_as_complex(flat.view(self.channels, self._height, -1, 2))
-        picture = torch.empty_like(like)
-        picture.copy_(torch.fft.irfft2(spectrum, s=(self._height, self._width), norm="ortho")[None])
-        return picture
+        colours = torch.fft.irfft2(spectrum, s=(self._height, self._width), norm="ortho")
+        return (self._opponents.mT @ colours.flatten(1)).view(like.shape)
 
 
 Basis = Pixels | RadialBands
 """An isometry from pictures (1, C, H, W) to blocks (channels, blocks, length), each within one band and filled up with
-zeros, and back to a new picture of the layout of `like`. `band` is each block's, (blocks,) int64."""
+zeros, and back to a new picture. `band` is each block's, (blocks,) int64."""
 
 
 def radial_places(height: int, width: int, bands: int = MOST_BANDS) -> tuple[Numbers, Numbers]:
@@ -103,40 +105,31 @@ def radial_places(height: int, width: int, bands: int = MOST_BANDS) -> tuple[Num
 
 
 class BandCurvature:
-    """A symmetric positive definite 3×3 matrix over red, green and blue for each band, from what pairs have shown.
+    """A positive number for each band and opponent colour, the diagonal of H₀, from what pairs have shown.
 
-    In opponent colours `u` (brightness, red against blue, and green against both), in which the channels of pictures
-    are nearly uncorrelated, and for each band by itself, `√(Σ s_u² / Σ y_u²)` is the scalar that takes gradient changes
-    to steps of their size: `Σ s·y / Σ y·y` where the two are parallel, and larger where they are not. The sums are over
-    all pairs, each divided by its `y·y` and by `MEMORY` to the power of its age: they look further back than the
-    history, whose few pairs alone leave out what they did not move. The result is that scalar relative to the whole,
-    limited by `MOST_CONTRAST`, times a scale that is given.
+    `√(Σ s² / Σ y²)` is the scalar that takes gradient changes to steps of their size: `Σ s·y / Σ y·y` where the two are
+    parallel, and larger where they are not. The sums are over all pairs, each divided by its `y·y` and by `MEMORY` to
+    the power of its age: they look further back than the history, whose few pairs alone leave out what they did not
+    move. The result is that scalar relative to the whole, limited by `MOST_CONTRAST`, times a scale that is given.
     """
 
-    def __init__(self, bands: int, device: torch.device) -> None:
+    def __init__(self, bands: int, channels: int, device: torch.device) -> None:
         zeros = partial(torch.zeros, dtype=torch.float64, device=device)
-        self.steps, self.changes, self.both = zeros((bands, 3, 3)), zeros((bands, 3, 3)), zeros(1)
-        opponents = torch.tensor(OPPONENTS, dtype=torch.float64)
-        self._opponents = torch.nn.functional.normalize(opponents, dim=1).to(device)
+        self.steps, self.changes, self.both = zeros((bands, channels)), zeros((bands, channels)), zeros(1)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is remembered, by name."""
         return {"memory_steps": self.steps, "memory_changes": self.changes, "memory_both": self.both}
 
     def learn(self, ss: Tensor, yy: Tensor, *, s_dot_y: Tensor, y_dot_y: Tensor, wanted: Tensor) -> None:
-        """Takes in a pair, where `wanted`: the channels' products of `s`, and of `y`, summed over each band
-        (bands, 3, 3), and their inner products (1,); all float64."""
+        """Takes in a pair, where `wanted`: the squares of `s`, and of `y`, summed over each band (bands, channels), and
+        their inner products (1,); all float64."""
         for memory, value in ((self.steps, ss), (self.changes, yy), (self.both, s_dot_y)):
             memory.copy_(torch.where(wanted, MEMORY * memory + value / y_dot_y, memory))
 
-    def matrices(self, scale: Tensor) -> Tensor:
-        """(bands, 3, 3) float64, on the whole `scale`, a float64 scalar."""
-        steps, changes = (
-            (self._opponents @ x @ self._opponents.mT).diagonal(dim1=-2, dim2=-1).clamp_min(0)
-            for x in (self.steps, self.changes)
-        )
-        tiny = torch.finfo(steps.dtype).tiny
-        whole = self.both / changes.sum().clamp_min(tiny)
-        contrast = (steps / changes.clamp_min(tiny)).sqrt() / whole.clamp_min(tiny)
-        contrast = contrast.clamp(1 / MOST_CONTRAST, MOST_CONTRAST)
-        return scale * (self._opponents.mT * contrast[:, None]) @ self._opponents
+    def diagonal(self, scale: Tensor) -> Tensor:
+        """(bands, channels) float64, on the whole `scale`, a float64 scalar."""
+        tiny = torch.finfo(self.steps.dtype).tiny
+        whole = self.both / self.changes.sum().clamp_min(tiny)
+        contrast = (self.steps / self.changes.clamp_min(tiny)).sqrt() / whole.clamp_min(tiny)
+        return scale * contrast.clamp(1 / MOST_CONTRAST, MOST_CONTRAST)

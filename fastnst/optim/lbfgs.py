@@ -33,8 +33,8 @@ class LBFGS:
     nothing is read back to the host. The small matrices are float64.
 
     `hessian="scalar"` is `H₀ = (s·y / y·y) I` of the latest pair: the iterates of `torch.optim.LBFGS(max_iter=1)`.
-    `hessian="bands"` keeps the pairs in the picture's Fourier transform and has a 3×3 matrix for each band of radial
-    frequencies (`fastnst.optim.bands`); no step is longer than `MOST_MOVE`. Coarse and fine structure, and
+    `hessian="bands"` keeps the pairs in the Fourier transform of the picture's opponent colours and has a number for
+    each of these and each band of radial frequencies (`fastnst.optim.bands`); no step is longer than `MOST_MOVE`. Coarse and fine structure, and
     brightness and colour, differ in curvature, which a scalar cannot tell.
 
     The first step goes along `−g`: by `1 / ‖g‖₁` (torch's by at most 1, which makes tiny losses stand still), or as far
@@ -85,8 +85,9 @@ class LBFGS:
             return
         keep_best(image, best)
         if self.bounded:
-            room = torch.where(gradient > 0, image, 1 - image)
-            self._move(image, gradient * room.div_(NEAR).clamp_(0, 1), loss)
+            # The part that is left to the limit that −g points to: where(g > 0, x, 1 − x) in a third of the time.
+            room = (image - 0.5).mul_(gradient.sgn()).add_(0.5)
+            self._move(image, room.div_(NEAR).clamp_(0, 1).mul_(gradient), loss)
             image.clamp_(0, 1)
         else:
             self._move(image, gradient, loss)
@@ -100,8 +101,8 @@ class LBFGS:
             self._pairs = History(g, self.history, self.history_dtype or g.dtype, basis)
             self._line = None if self.line_search == "none" else _Line(image, g)
             if not self._take_over(self.live_state()):
-                self._pairs.h0 *= first_factor(g, image.numel(), self.first_move)
-                direction = self._descent(g, image)
+                self._pairs.h0 *= first_factor(gradient, self.first_move)
+                direction = self._descent(g, gradient)
                 self._pairs.begin(direction, g)
                 if self._line is not None and loss is not None:
                     always = torch.ones((), dtype=torch.bool, device=g.device)
@@ -113,7 +114,7 @@ class LBFGS:
             self._pairs.begin(direction, g)
             image += basis.to_picture(direction, image)
         else:
-            self._search(self._pairs, self._line, basis, image=image, g=g, loss=loss)
+            self._search(self._pairs, self._line, basis, image=image, gradient=gradient, g=g, loss=loss)
 
     def _is_fused(self, image: Tensor) -> bool:
         fits = image.dtype == torch.float32 and image.is_contiguous() and image.shape[:2] == (1, 3)
@@ -135,26 +136,27 @@ class LBFGS:
                 self._fused.begin(image, gradient, self.first_move)
         self._fused.step(image, gradient, best)
 
-    def _search(self, pairs: History, line: "_Line", basis: Basis, *, image: Tensor, g: Tensor, loss: Tensor) -> None:
+    def _search(
+        self, pairs: History, line: "_Line", basis: Basis, *, image: Tensor, gradient: Tensor, g: Tensor, loss: Tensor
+    ) -> None:
         taken = line.judge(loss, g)
         stuck = taken & (line.length == 0)
         direction = self._quasi_newton(pairs.inverse_times(g, line.length, taken), image)
         # Where no length was better than the start, the history has misled: it is forgotten.
         pairs.forget(stuck)
-        torch.where(stuck, self._descent(g, image), direction, out=direction)
+        torch.where(stuck, self._descent(g, gradient), direction, out=direction)
         line.follow(image, direction, loss=loss, g=g, taken=taken)
         pairs.begin(line.direction, g, taken)
         torch.addcmul(line.start, basis.to_picture(line.direction, image), line.length.to(image.dtype), out=image)
 
-    def _descent(self, g: Tensor, image: Tensor) -> Tensor:
-        return g * (-self.learning_rate * first_factor(g, image.numel(), self.first_move))
+    def _descent(self, g: Tensor, gradient: Tensor) -> Tensor:
+        return g * (-self.learning_rate * first_factor(gradient, self.first_move))
 
     def _quasi_newton(self, direction: Tensor, image: Tensor) -> Tensor:
-        direction *= -self.learning_rate
+        factor = torch.full((), self.learning_rate, dtype=torch.float64, device=image.device)
         if self.hessian == "bands":
-            mean_square = direction.norm().double().square() / image.numel()
-            direction *= (MOST_MOVE / mean_square.sqrt()).clamp_max(1.0).to(direction.dtype)
-        return direction
+            factor = factor.minimum(MOST_MOVE * image.numel() ** 0.5 / direction.norm().double())
+        return direction.mul_(-factor.to(direction.dtype))
 
     def rescaled(self, size: tuple[int, int]) -> "LBFGS":
         """One without pairs, for those of another scale are another function's, that begins with what is known of each

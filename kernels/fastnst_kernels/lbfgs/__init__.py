@@ -12,13 +12,13 @@ from fastnst_kernels.lbfgs.state import MOST_HISTORY, NEAR, Blocks, Numbers, Sta
 __all__ = ["MOST_HISTORY", "NEAR", "FusedLBFGS", "first_factor"]
 
 
-def first_factor(gradient: Tensor, elements: int, most: float | None) -> Tensor:
+def first_factor(gradient: Tensor, most: float | None) -> Tensor:
     """The factor of `−g` in L-BFGS's first step, at a learning rate of 1: a float64 scalar.
 
     The step of `gradient`, of any shape, float32 or float64, is as long as `most`, as the root of the mean square over
-    the image's `elements`; without `most` the factor is `1 / ‖g‖₁`. That of a gradient of zero is 1.
+    its elements; without `most` the factor is `1 / ‖g‖₁`. That of a gradient of zero is 1.
     """
-    order, length = (1, 1.0) if most is None else (2, most * elements**0.5)
+    order, length = (1, 1.0) if most is None else (2, most * gradient.numel() ** 0.5)
     size: Tensor = torch.linalg.vector_norm(gradient, order, dtype=torch.float64)
     return torch.where(size > torch.finfo(gradient.dtype).tiny, length / size, 1.0)
 
@@ -62,13 +62,7 @@ class FusedLBFGS:
     @torch.no_grad()
     def begin(self, image: Tensor, gradient: Tensor, most: float | None = None) -> None:
         """Before the first step: it is to be `learning_rate` times `first_factor` along `−g`, with `most`."""
-        spectrum = gradient = self._free(image, gradient)
-        if self._spectrum is not None:
-            both = torch.view_as_real(torch.fft.rfft2(gradient[0], norm="ortho"))
-            weights = torch.full((both.shape[2], 1), 2**0.5, dtype=torch.float32, device=both.device)
-            weights[0] = weights[-1 if self._size[1] % 2 == 0 else 0] = 1.0
-            spectrum = both * weights
-        factor = first_factor(spectrum, gradient.numel(), most)
+        factor = first_factor(self._free(image, gradient), most)
         self.state.h0.copy_(factor * torch.eye(3, dtype=torch.float64, device=gradient.device))
 
     def _free(self, image: Tensor, gradient: Tensor) -> Tensor:

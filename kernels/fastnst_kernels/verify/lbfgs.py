@@ -115,9 +115,10 @@ def iterate(
     both, h0 = 0.0, torch.eye(3, dtype=torch.float64).repeat(bands, 1, 1)
     before = s = None
     for _ in range(steps):
-        g = coordinates.of(gradient(image).to(image.dtype))
+        slope = gradient(image).to(image.dtype)
+        g = coordinates.of(slope)
         if before is None or s is None:
-            h0 /= g.abs().sum() if begins is None else (g.double().square().sum() / image.numel()).sqrt() / begins
+            h0 /= slope.abs().sum() if begins is None else slope.double().square().mean().sqrt() / begins
         else:
             y = _rounded(g - before, kept)
             sy, yy = (s * y).sum().double(), (y * y).sum().double()
