@@ -82,7 +82,8 @@ class RadialBands:
         flat = blocks.reshape(self.channels, -1).index_select(1, self._position).mul_(self._inverse_factor)
         spectrum = torch.view_as_complex(flat.view(self.channels, self._height, -1, 2))
         colours = torch.fft.irfft2(spectrum, s=(self._height, self._width), norm="ortho")
-        return (self._opponents.mT @ colours.flatten(1)).view(like.shape)
+        picture: Tensor = (self._opponents.mT @ colours.flatten(1)).view(like.shape)
+        return picture
 
 
 Basis = Pixels | RadialBands

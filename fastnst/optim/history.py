@@ -18,8 +18,8 @@ class History:
 
     `pairs[0]` holds the `s`, `pairs[1]` the `y`, (history, channels, blocks, length) each, divided by `units`
     (2, history), powers of two with which they fill the range of 16 bits; only those that are `curved` have influence.
-    `sy[i, j] = s_i · y_j` (of use where i is not younger than j); `yy[i, j]` is (bands, channels), sums over each band of
-    `y_i` times `y_j`, and `h0` is (bands, channels), the diagonal of H₀: the latest pair's scale where there is one
+    `sy[i, j] = s_i · y_j` (of use where i is not younger than j); `yy[i, j]`, (bands, channels), are the sums over each
+    band of `y_i` times `y_j`. The diagonal of H₀ is `h0`, (bands, channels): the latest pair's scale where there is one
     channel, else that of `BandCurvature` on the scale of the pairs' mean `s·y / y·y`.
     """
 
@@ -138,7 +138,8 @@ class History:
 
     def _by_band(self, sums: Tensor) -> Tensor:
         """Adds up the blocks of each band: (channels, blocks, …) to (bands, channels, …), float64."""
-        return torch.tensordot(self._members, sums.double(), dims=([1], [1]))
+        result: Tensor = torch.tensordot(self._members, sums.double(), dims=([1], [1]))
+        return result
 
     def _parts(self) -> list[slice]:
         """The blocks of all channels: at once, or by parts where they are widened."""

@@ -16,7 +16,7 @@ from fastnst.optim.line_search import StrongWolfe
 LBFGS_HISTORY = 20
 LBFGS_RATE = 1.0
 MOST_MOVE = 0.02
-"""The longest step with band matrices: the root of the mean square over the pixels, in units of their 0…1 range."""
+"""The longest step with bands: the root of the mean square over the pixels, in units of their 0…1 range."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -33,9 +33,9 @@ class LBFGS:
     nothing is read back to the host. The small matrices are float64.
 
     `hessian="scalar"` is `H₀ = (s·y / y·y) I` of the latest pair: the iterates of `torch.optim.LBFGS(max_iter=1)`.
-    `hessian="bands"` keeps the pairs in the Fourier transform of the picture's opponent colours and has a number for
-    each of these and each band of radial frequencies (`fastnst.optim.bands`); no step is longer than `MOST_MOVE`. Coarse and fine structure, and
-    brightness and colour, differ in curvature, which a scalar cannot tell.
+    `hessian="bands"` keeps the pairs in the Fourier transform of the picture's opponent colours, and `H₀` has a number
+    for each of these and each band of radial frequencies (`fastnst.optim.bands`); no step is longer than `MOST_MOVE`.
+    Coarse and fine structure, and brightness and colour, differ in curvature, which a scalar cannot tell.
 
     The first step goes along `−g`: by `1 / ‖g‖₁` (torch's by at most 1, which makes tiny losses stand still), or as far
     as `first_move`, the root of the mean square over the pixels, for less may be lost in the rounding of 16 bits. It is

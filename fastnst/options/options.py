@@ -236,7 +236,7 @@ class Options:
     )
     hessian: str = _option(
         "bands",
-        "begin from a matrix for each band of frequencies, or from one number as torch does (scalar), for lbfgs only",
+        "begin from a number for each colour and band of frequencies, or from one (scalar, torch's), for lbfgs only",
         choices=("bands", "scalar"),
     )
     history: int = _option(20, "let L-BFGS use its last N steps", minimum=1, maximum=200)
