@@ -89,7 +89,7 @@ def test_a_grid_with_one_axis(axis: str, shape: tuple[int, int], tmp_path: Path,
 
 def test_a_cell_that_diverges_costs_no_other(tmp_path: Path, pictures: tuple[str, str], capsys: Any) -> None:
     out = tmp_path / "grid.png"
-    words = ["--across", "learning_rate", "1", "1e38", *FAST, *SHALLOW, "--iterations", "4"]
+    words = ["--across", "learning_rate", "1", "1e38", "--hessian", "scalar", *FAST, *SHALLOW, "--iterations", "4"]
     assert cli.main(["grid", *pictures, "-o", str(out), *words]) == 0
     said = capsys.readouterr().err
     assert "warning: picture 2 of 2: the loss became" in said

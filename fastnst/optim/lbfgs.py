@@ -110,7 +110,7 @@ class LBFGS:
                 image += basis.to_picture(direction, image)
                 return
         if self._line is None or loss is None:
-            direction = self._quasi_newton(self._pairs.inverse_times(g), image)
+            direction = self._step_along(self._pairs.inverse_times(g), image)
             self._pairs.begin(direction, g)
             image += basis.to_picture(direction, image)
         else:
@@ -141,7 +141,7 @@ class LBFGS:
     ) -> None:
         taken = line.judge(loss, g)
         stuck = taken & (line.length == 0)
-        direction = self._quasi_newton(pairs.inverse_times(g, line.length, taken), image)
+        direction = self._step_along(pairs.inverse_times(g, line.length, taken), image)
         # Where no length was better than the start, the history has misled: it is forgotten.
         pairs.forget(stuck)
         torch.where(stuck, self._descent(g, gradient), direction, out=direction)
@@ -150,13 +150,14 @@ class LBFGS:
         torch.addcmul(line.start, basis.to_picture(line.direction, image), line.length.to(image.dtype), out=image)
 
     def _descent(self, g: Tensor, gradient: Tensor) -> Tensor:
-        return g * (-self.learning_rate * first_factor(gradient, self.first_move))
+        return self._step_along(g * first_factor(gradient, self.first_move), gradient)
 
-    def _quasi_newton(self, direction: Tensor, image: Tensor) -> Tensor:
-        factor = torch.full((), self.learning_rate, dtype=torch.float64, device=image.device)
+    def _step_along(self, way: Tensor, image: Tensor) -> Tensor:
+        """Turns `way`, H g in blocks, into the step against it, no longer than is allowed."""
+        factor = torch.full((), self.learning_rate, dtype=torch.float64, device=way.device)
         if self.hessian == "bands":
-            factor = factor.minimum(MOST_MOVE * image.numel() ** 0.5 / direction.norm().double())
-        return direction.mul_(-factor.to(direction.dtype))
+            factor = factor.minimum(MOST_MOVE * image.numel() ** 0.5 / way.norm().double())
+        return way.mul_(-factor.to(way.dtype))
 
     def rescaled(self, size: tuple[int, int]) -> "LBFGS":
         """One without pairs, for those of another scale are another function's, that begins with what is known of each

@@ -155,9 +155,5 @@ def adam_step(
 
 def keep_best(image: Tensor, best: Best | None) -> None:
     """Copies `image` over the best one if it is better."""
-    if best is not None and image.device.type == "cpu":
-        # Where nothing waits for the answer.
-        if best[1]:
-            best[0].copy_(image)
-    elif best is not None:
+    if best is not None:
         torch.where(best[1], image, best[0], out=best[0])

@@ -28,9 +28,10 @@ class FusedLBFGS:
 
     As `fastnst.optim.LBFGS` without a line search does them, which says how they are made, but with a power-of-two unit
     for each block of 16-bit pairs. With `places`, the band (H, W // 2 + 1) of each frequency of a real transform, pairs
-    are kept as spectra and H₀ is a matrix by band, and no step is longer than `most`, the root of the mean square over
-    the elements; without, H₀ is the latest pair's scalar, and the length is not limited. A `bounded` image stays
-    in 0…1: a gradient that points to a limit nearer than `NEAR` counts in part, and each step is clamped.
+    are kept as spectra, H₀ has a number for each band and opponent colour, and no step is longer than `most`, the root
+    of the mean square over the elements; without, H₀ is the latest pair's scalar, and the length is not limited. A
+    `bounded` image stays in 0…1: a gradient that points to a limit nearer than `NEAR` counts in part, and each step is
+    clamped.
 
     `image` is (1, 3, H, W) float32, contiguous; `history` is at most `MOST_HISTORY`, `dtype` that of the pairs:
     float32, float16 or bfloat16. Needs triton.
@@ -62,8 +63,7 @@ class FusedLBFGS:
     @torch.no_grad()
     def begin(self, image: Tensor, gradient: Tensor, most: float | None = None) -> None:
         """Before the first step: it is to be `learning_rate` times `first_factor` along `−g`, with `most`."""
-        factor = first_factor(self._free(image, gradient), most)
-        self.state.h0.copy_(factor * torch.eye(3, dtype=torch.float64, device=gradient.device))
+        self.state.h0.copy_(first_factor(self._free(image, gradient), most))
 
     def _free(self, image: Tensor, gradient: Tensor) -> Tensor:
         if not self._bounded:

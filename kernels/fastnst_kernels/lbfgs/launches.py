@@ -137,7 +137,7 @@ def _learn(state: State, blocks: Blocks, products: Tensor, weights: Tensor) -> N
         "ROWS": products.shape[1],
         "SCALAR": blocks.place is None,
     }
-    run(Launch(algebra_kernel, 1, arguments, num_warps=16), products.device)
+    run(Launch(algebra_kernel, 1, arguments, num_warps=4), products.device)
 
 
 def move(

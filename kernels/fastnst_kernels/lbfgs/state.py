@@ -72,8 +72,8 @@ class State:
     `pairs` (blocks, 2, history, 3, BLOCK) are the `s` and the `y`, each block divided by its of `units`
     (blocks, 2, history), and each `s` by its of `lengths` (history,); `previous` (blocks, 3, BLOCK) is the last
     gradient, `slot` (1,) the pair whose `y` the next one completes. In float64: `sy` (history, history),
-    `yy` (bands, 3, 3, history, history) by bands and channels, which pairs are `curved` (history,), and by bands (3, 3)
-    the matrices `h0` and what they are made of.
+    `yy` (bands, 3, history, history) by bands and colours, which pairs are `curved` (history,), and (bands, 3) the
+    diagonal of H₀ `h0` and what it is made of.
     """
 
     pairs: Tensor
@@ -94,7 +94,7 @@ class State:
         number, device = len(blocks.band), blocks.band.device
         zeros = partial(torch.zeros, dtype=torch.float32, device=device)
         float64 = partial(torch.zeros, dtype=torch.float64, device=device)
-        matrices = (blocks.bands, 3, 3)
+        diagonal = (blocks.bands, 3)
         return State(
             pairs=zeros((number, 2, history, 3, BLOCK), dtype=dtype),
             units=zeros((number, 2, history)) + 1,
@@ -102,10 +102,10 @@ class State:
             previous=zeros((number, 3, BLOCK)),
             slot=zeros(1, dtype=torch.long),
             sy=float64((history, history)),
-            yy=float64((*matrices, history, history)),
+            yy=float64((*diagonal, history, history)),
             curved=float64(history),
-            h0=float64(matrices),
-            memory_steps=float64(matrices),
-            memory_changes=float64(matrices),
+            h0=float64(diagonal),
+            memory_steps=float64(diagonal),
+            memory_changes=float64(diagonal),
             memory_both=float64(1),
         )

@@ -11,28 +11,8 @@ _TINY: tl.constexpr = tl.constexpr(2.2250738585072014e-308)
 
 @triton.jit
 def _sum(x):
-    """All elements of (a, b, c), a scalar."""
-    return tl.sum(tl.sum(tl.sum(x, axis=2), axis=1), axis=0)
-
-
-@triton.jit
-def _opponent(channel, INDEX: tl.constexpr):
-    """Brightness, red against blue, or green against both, as unit vectors over the channels."""
-    # Whole numbers first, which float32 holds as they are.
-    if INDEX == 0:
-        x = tl.where(channel < 3, 1.0, 0.0).to(tl.float64) * 0.5773502691896258
-    elif INDEX == 1:
-        x = tl.where(channel < 3, 1.0 - channel, 0.0).to(tl.float64) * 0.7071067811865476
-    else:
-        x = tl.where(channel < 3, tl.where(channel == 1, -2.0, 1.0), 0.0).to(tl.float64) * 0.40824829046386307
-    return x
-
-
-@triton.jit
-def _along(x, c, d, INDEX: tl.constexpr):
-    """The sums (bands,) along an opponent colour of channels' products (bands, 4, 4)."""
-    sums = tl.sum(tl.sum(x * (_opponent(c, INDEX) * _opponent(d, INDEX)), axis=2), axis=1)
-    return tl.maximum(sums, 0.0)
+    """All elements of (a, b), a scalar."""
+    return tl.sum(tl.sum(x, axis=1), axis=0)
 
 
 @triton.jit(do_not_specialize=["bands"])
@@ -40,11 +20,11 @@ def algebra_kernel(
     products,  # (bands, ROWS, 16) float64, and so are the others but `slot` and `weights`
     lengths,  # (HISTORY,)
     sy,  # (HISTORY, HISTORY)
-    yy,  # (bands, 3, 3, HISTORY, HISTORY)
+    yy,  # (bands, 3, HISTORY, HISTORY)
     curved,  # (HISTORY,)
-    h0,  # (bands, 3, 3)
-    steps,  # (bands, 3, 3)
-    changes,  # (bands, 3, 3)
+    h0,  # (bands, 3)
+    steps,  # (bands, 3)
+    changes,  # (bands, 3)
     both,  # (1,)
     slot,  # (1,) int64: raised by one
     weights,  # (2, SIZE) float32
@@ -71,46 +51,37 @@ def algebra_kernel(
     sg *= length
     tl.store(sy + i * HISTORY + newest, new_sy, mask=inside)
 
-    b = tl.arange(0, BANDS)[:, None, None]
-    c = tl.arange(0, 4)[None, :, None]
-    d = tl.arange(0, 4)[None, None, :]
-    entry = (b * 3 + c) * 3 + d
-    filled = (b < bands) & (c < 3) & (d < 3)
+    b = tl.arange(0, BANDS)[:, None]
+    c = tl.arange(0, 4)[None, :]
+    entry = b * 3 + c
+    filled = (b < bands) & (c < 3)
     own_length = tl.load(lengths + newest)
-    ss = tl.load(products + (b * ROWS + newest * 3 + c) * 16 + 4 + d, mask=filled, other=0.0)
+    ss = tl.load(products + (b * ROWS + newest * 3 + c) * 16 + 4 + c, mask=filled, other=0.0)
     ss *= own_length * own_length
-    own = tl.load(products + (b * ROWS + ROWS - 16 + c) * 16 + d, mask=filled, other=0.0)
+    own = tl.load(products + (b * ROWS + ROWS - 16 + c) * 16 + c, mask=filled, other=0.0)
     own_sy = tl.sum(tl.where(i == newest, new_sy, 0.0), axis=0)
-    own_yy = _sum(tl.where(c == d, own, 0.0))
-    own_ss = _sum(tl.where(c == d, ss, 0.0))
-    is_curved = (own_sy > 1e-10 * tl.sqrt(own_ss * own_yy)) & (own_yy > 0)
+    own_yy = _sum(own)
+    is_curved = (own_sy > 1e-10 * tl.sqrt(_sum(ss) * own_yy)) & (own_yy > 0)
     flag = tl.load(curved + i, mask=inside, other=0.0)
     flag = tl.where(i == newest, tl.where(is_curved, 1.0, 0.0), flag)
     size_of_y = tl.where(is_curved, own_yy, 1.0)
     diagonal = tl.where(i == newest, own_sy, tl.load(sy + i * (HISTORY + 1), mask=inside, other=0.0))
 
     if SCALAR:
-        guess = tl.where(c == d, own_sy / size_of_y, tl.zeros((BANDS, 4, 4), dtype=tl.float64))
+        guess = tl.zeros((BANDS, 4), dtype=tl.float64) + own_sy / size_of_y
     else:
         # Each pair divided by its y·y, and by _MEMORY to the power of its age.
         keep, add = tl.where(is_curved, _MEMORY, 1.0), tl.where(is_curved, 1.0 / size_of_y, 0.0)
         all_steps = keep * tl.load(steps + entry, mask=filled, other=0.0) + tl.where(is_curved, add * ss, 0.0)
         all_changes = keep * tl.load(changes + entry, mask=filled, other=0.0) + tl.where(is_curved, add * own, 0.0)
         all_both = keep * tl.load(both) + tl.where(is_curved, add * own_sy, 0.0)
-        sums = tl.zeros((BANDS,), dtype=tl.float64)
-        for index in tl.static_range(3):
-            sums += _along(all_changes, c, d, index)
-        whole = tl.sum(sums, axis=0) / tl.maximum(all_both, _TINY)
-        guess = tl.zeros((BANDS, 4, 4), dtype=tl.float64)
-        for index in tl.static_range(3):
-            contrast = tl.sqrt(_along(all_steps, c, d, index) / tl.maximum(_along(all_changes, c, d, index), _TINY))
-            contrast = tl.minimum(tl.maximum(contrast * whole, 1.0 / _MOST_CONTRAST), _MOST_CONTRAST)
-            guess += contrast[:, None, None] * (_opponent(c, index) * _opponent(d, index))
-        each = tl.arange(0, BANDS)[:, None]
+        whole = _sum(all_changes) / tl.maximum(all_both, _TINY)
+        contrast = tl.sqrt(all_steps / tl.maximum(all_changes, _TINY)) * whole
+        guess = tl.minimum(tl.maximum(contrast, 1.0 / _MOST_CONTRAST), _MOST_CONTRAST)
         size = tl.zeros((BANDS, SIZE), dtype=tl.float64)
-        for channel in tl.static_range(3):
-            place = (each * 9 + channel * 4) * HISTORY * HISTORY + (i * (HISTORY + 1))[None, :]
-            size += tl.load(yy + place, mask=(each < bands) & inside[None, :], other=0.0)
+        for colour in tl.static_range(3):
+            place = (b * 3 + colour) * HISTORY * HISTORY + (i * (HISTORY + 1))[None, :]
+            size += tl.load(yy + place, mask=(b < bands) & inside[None, :], other=0.0)
         ratio = tl.where(flag > 0, diagonal / tl.where(flag > 0, tl.sum(size, axis=0), 1.0), 0.0)
         guess *= tl.sum(ratio, axis=0) / tl.maximum(tl.sum(flag, axis=0), 1.0)
     guess = tl.where(is_curved, guess, tl.load(h0 + entry, mask=filled, other=0.0))
@@ -131,11 +102,11 @@ def algebra_kernel(
     place = i[:, None] * HISTORY + i[None, :]
     is_pair = inside[:, None] & inside[None, :]
     for band in range(bands):
-        for cd in tl.static_range(9):
-            h = tl.load(h0 + band * 9 + cd)
-            matrix += h * tl.load(yy + (band * 9 + cd) * square + place, mask=is_pair, other=0.0)
-            own_row = tl.where(i == newest, ROWS - 16 + cd // 3, (HISTORY + i) * 3 + cd // 3)
-            half = products + (band * ROWS + own_row) * 16 + 8 + cd % 3
+        for colour in tl.static_range(3):
+            h = tl.load(h0 + band * 3 + colour)
+            matrix += h * tl.load(yy + (band * 3 + colour) * square + place, mask=is_pair, other=0.0)
+            own_row = tl.where(i == newest, ROWS - 16 + colour, (HISTORY + i) * 3 + colour)
+            half = products + (band * ROWS + own_row) * 16 + 8 + colour
             yg += h * (tl.load(half, mask=inside, other=0.0) + tl.load(half + 4, mask=inside, other=0.0))
     flag = tl.load(curved + i, mask=inside, other=0.0)
     active = flag > 0

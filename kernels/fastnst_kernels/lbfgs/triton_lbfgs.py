@@ -1,13 +1,16 @@
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """The Triton kernels of a step of L-BFGS that move the image's data: the pairs are read twice, and all else once.
 
-Blocks are taken one at a time, as (channels, BLOCK) tiles of four rows, of which the last is zero.
+Blocks are taken one at a time, as (colours, BLOCK) tiles of four rows, of which the last is zero.
 """
 
 import triton
 import triton.language as tl
 
 _ROOT_2: tl.constexpr = tl.constexpr(2**0.5)
+_ROOT_1_2: tl.constexpr = tl.constexpr(2**-0.5)
+_ROOT_1_3: tl.constexpr = tl.constexpr(3**-0.5)
+_ROOT_1_6: tl.constexpr = tl.constexpr(6**-0.5)
 
 
 @triton.jit
@@ -16,6 +19,20 @@ def _unit(largest):
     exponent = tl.maximum(largest, 1e-30).to(tl.int32, bitcast=True) & 0x7F800000
     power = exponent.to(tl.float32, bitcast=True)
     return tl.where(largest > 0, power * 0.0001220703125, 1.0)
+
+
+@triton.jit
+def _opponents(red, green, blue):
+    """Brightness, red against blue, and green against both, in which inner products are the same."""
+    ends = red + blue
+    return (ends + green) * _ROOT_1_3, (red - blue) * _ROOT_1_2, (ends - 2 * green) * _ROOT_1_6
+
+
+@triton.jit
+def _primaries(brightness, red_blue, green_both):
+    """Red, green and blue of opponent colours."""
+    grey, ends, side = brightness * _ROOT_1_3, green_both * _ROOT_1_6, red_blue * _ROOT_1_2
+    return grey + side + ends, grey - 2 * ends, grey - side + ends
 
 
 @triton.jit
@@ -68,7 +85,7 @@ def products_kernel(
     ROWS: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    """Forms y, and sums over a chunk the products of all pairs' channels with those of y, s and both halves of g."""
+    """Forms y, and sums over a chunk the products of all pairs' colours with those of y, s and both halves of g."""
     dtype = pairs.dtype.element_ty
     program = tl.program_id(0).to(tl.int64)
     first = tl.load(chunks + 2 * program).to(tl.int64)
@@ -93,10 +110,12 @@ def products_kernel(
             else:
                 offset = block * BLOCK + e
                 filled, weight = offset < elements, 1.0
-            g = tl.load(red + offset + 0 * c, mask=filled & (c == 0), other=0.0)
-            g += tl.load(green + offset + 0 * c, mask=filled & (c == 1), other=0.0)
-            g += tl.load(blue + offset + 0 * c, mask=filled & (c == 2), other=0.0)
-            g *= weight
+            u = tl.load(red + offset, mask=filled, other=0.0)
+            v = tl.load(green + offset, mask=filled, other=0.0)
+            w = tl.load(blue + offset, mask=filled, other=0.0)
+            if place is not None:
+                u, v, w = _opponents(u, v, w)
+            g = tl.where(c == 0, u, tl.where(c == 1, v, tl.where(c == 2, w, 0.0))) * weight
             kept = previous + (block * 3 + c) * BLOCK + e
             y = g - tl.load(kept, mask=c < 3, other=0.0)
             own_s = pairs + ((block * 2 * HISTORY + newest) * 3 + c) * BLOCK + e
@@ -133,7 +152,7 @@ def products_kernel(
 def reduce_kernel(
     partial,  # (programs, ROWS, 16) float32
     products,  # (bands, ROWS, 16) float64
-    yy,  # (bands, 3, 3, HISTORY, HISTORY) float64: the newest pair's row and column are written
+    yy,  # (bands, 3, HISTORY, HISTORY) float64: the newest pair's row and column are written
     slot,  # (1,) int64
     band_chunks,  # (bands + 1,) int32: the first chunk of each band
     HISTORY: tl.constexpr,
@@ -157,10 +176,10 @@ def reduce_kernel(
     own = row >= ROWS - 16
     pair = tl.where(own, newest, row // 3 - HISTORY)
     c = tl.where(own, row - (ROWS - 16), row % 3)
-    is_y = (d < 3) & (c < 3) & (pair >= 0) & (pair < HISTORY) & (own | (pair != newest))
-    square: tl.constexpr = HISTORY * HISTORY
-    tl.store(yy + (band * 9 + c * 3 + d) * square + pair * HISTORY + newest, total, mask=is_y)
-    tl.store(yy + (band * 9 + d * 3 + c) * square + newest * HISTORY + pair, total, mask=is_y & (pair != newest))
+    is_y = (c == d) & (c < 3) & (pair >= 0) & (pair < HISTORY) & (own | (pair != newest))
+    own_yy = yy + (band * 3 + c) * (HISTORY * HISTORY)
+    tl.store(own_yy + pair * HISTORY + newest, total, mask=is_y)
+    tl.store(own_yy + newest * HISTORY + pair, total, mask=is_y & (pair != newest))
 
 
 @triton.jit(do_not_specialize=["blocks", "height", "lone"])
@@ -169,7 +188,7 @@ def direction_kernel(
     pairs,  # (blocks, 2, HISTORY, 3, BLOCK): the new s takes the oldest one's place
     units,  # (blocks, 2, HISTORY) float32
     weights,  # (2, SIZE) float32: of the s, and of the y that are taken from the gradient
-    h0,  # (bands, 3, 3) float64
+    h0,  # (bands, 3) float64
     band,  # (blocks,) int32
     place,  # (blocks, BLOCK // 2) int32, or None
     slot,  # (1,) int64
@@ -213,10 +232,10 @@ def direction_kernel(
         r0 -= p * tl.load(y, mask=mask, other=0.0).to(tl.float32)
         r1 -= p * tl.load(y + BLOCK, mask=mask, other=0.0).to(tl.float32)
         r2 -= p * tl.load(y + 2 * BLOCK, mask=mask, other=0.0).to(tl.float32)
-    matrix = h0 + tl.load(band + block, mask=inside, other=0) * 9
-    s0 = -rate * (s0 + _mixed(matrix, r0, r1, r2, inside))
-    s1 = -rate * (s1 + _mixed(matrix + 3, r0, r1, r2, inside))
-    s2 = -rate * (s2 + _mixed(matrix + 6, r0, r1, r2, inside))
+    diagonal = h0 + tl.load(band + block, mask=inside, other=0) * 3
+    s0 = -rate * (s0 + tl.load(diagonal, mask=inside, other=0.0).to(tl.float32) * r0)
+    s1 = -rate * (s1 + tl.load(diagonal + 1, mask=inside, other=0.0).to(tl.float32) * r1)
+    s2 = -rate * (s2 + tl.load(diagonal + 2, mask=inside, other=0.0).to(tl.float32) * r2)
 
     tl.store(squares + tl.program_id(0), tl.sum(tl.sum(s0 * s0 + s1 * s1 + s2 * s2, axis=1), axis=0))
     unit = tl.full((GROUP, 1), 1.0, dtype=tl.float32)
@@ -229,13 +248,14 @@ def direction_kernel(
     tl.store(units + block * (2 * HISTORY) + newest, unit, mask=inside)
     tl.store(lengths + newest, tl.full((), 1.0, dtype=tl.float64), mask=tl.program_id(0) == 0)
     if place is not None:
+        red, green, blue = _primaries(s0, s1, s2)
         number, column, filled, weight = _place(place, block, e, height, lone, BLOCK)
         filled = filled & mask
         to = result + 2 * (number + column * (2 * height)) + e % 2
         factor = norm / weight
-        tl.store(to, s0 * factor, mask=filled)
-        tl.store(to + 2 * height, s1 * factor, mask=filled)
-        tl.store(to + 4 * height, s2 * factor, mask=filled)
+        tl.store(to, red * factor, mask=filled)
+        tl.store(to + 2 * height, green * factor, mask=filled)
+        tl.store(to + 4 * height, blue * factor, mask=filled)
     else:
         offset = block * BLOCK + e
         mask = offset < elements
@@ -243,14 +263,6 @@ def direction_kernel(
         _add(result + elements + offset, s1, mask)
         # Twice the elements may need more than 31 bits.
         _add(result + elements + (elements + offset), s2, mask)
-
-
-@triton.jit
-def _mixed(row, r0, r1, r2, inside):
-    """A row of each block's 3×3 matrix times its channels."""
-    first = tl.load(row, mask=inside, other=0.0).to(tl.float32) * r0
-    second = tl.load(row + 1, mask=inside, other=0.0).to(tl.float32) * r1
-    return first + second + tl.load(row + 2, mask=inside, other=0.0).to(tl.float32) * r2
 
 
 @triton.jit
