@@ -84,14 +84,15 @@ def test_a_style_far_smaller_than_the_result_is_named() -> None:
 @pytest.mark.parametrize(
     ("optimizer", "rate", "said"),
     [
-        ("lbfgs", 1e-12, "too short; raise --learning-rate 1e-12"),
-        ("lbfgs", 1e6, r"too long; lower --learning-rate 1e\+06"),
-        ("adam", 1e-12, "too short; raise"),
-        ("adam", 5, "too long; lower --learning-rate 5"),
+        ({"optimizer": "lbfgs"}, 1e-12, "too short; raise --learning-rate 1e-12"),
+        ({"optimizer": "lbfgs", "hessian": "scalar"}, 1e6, r"too long; lower --learning-rate 1e\+06"),
+        ({"optimizer": "adam"}, 1e-12, "too short; raise"),
+        ({"optimizer": "adam"}, 5, "too long; lower --learning-rate 5"),
     ],
+    ids=str,
 )
-def test_a_run_that_never_moves_says_so(optimizer: str, rate: float, said: str) -> None:
-    options = {**SMALL, "iterations": 3, "size": 40, "optimizer": optimizer, "learning_rate": rate, "device": "cpu"}
+def test_a_run_that_never_moves_says_so(optimizer: dict[str, str], rate: float, said: str) -> None:
+    options = {**SMALL, "iterations": 3, "size": 40, **optimizer, "learning_rate": rate, "device": "cpu"}
     with pytest.warns(FastnstWarning, match=f"no step lowered the loss .* began with: the steps are {said}"):
         fastnst.stylize(photo(), photo(1), **options)
 
