@@ -85,7 +85,7 @@ def test_a_style_far_smaller_than_the_result_is_named() -> None:
     ("optimizer", "rate", "said"),
     [
         ({"optimizer": "lbfgs"}, 1e-12, "too short; raise --learning-rate 1e-12"),
-        ({"optimizer": "lbfgs", "hessian": "scalar"}, 1e6, r"too long; lower --learning-rate 1e\+06"),
+        ({"optimizer": "lbfgs", "hessian": "scalar"}, 1000, "too long; lower --learning-rate 1000"),
         ({"optimizer": "adam"}, 1e-12, "too short; raise"),
         ({"optimizer": "adam"}, 5, "too long; lower --learning-rate 5"),
     ],
