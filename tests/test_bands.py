@@ -1,4 +1,4 @@
-"""Pictures in bands of frequencies, the matrices made of them, and L-BFGS that starts from those."""
+"""Pictures in bands of frequencies and colours, what pairs show of each, and L-BFGS that starts from that."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_blocks_keep_inner_products_and_come_back(
     torch.testing.assert_close(basis.to_picture(blocks, one), one)
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e12, 1e30])
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (7, 6)])
 def test_lbfgs_in_bands_does_not_depend_on_the_scale_of_the_loss(size: tuple[int, int], scale: float) -> None:
     curvature = picture(*size, 1).float().square() + 0.5

@@ -49,8 +49,10 @@ class RadialBands:
     per pixel; bands that hold nothing are left out.
     """
 
+    channels = 3
+
     def __init__(self, like: Tensor) -> None:
-        _, self.channels, self._height, self._width = like.shape
+        self._height, self._width = like.shape[2:]
         # Real and imaginary parts lie beside each other.
         places, weights = (x.ravel().repeat(2) for x in radial_places(self._height, self._width))
         self.length = max(1, math.ceil(len(places) / _BLOCKS))
@@ -87,7 +89,7 @@ class RadialBands:
 
 
 Basis = Pixels | RadialBands
-"""An isometry from pictures (1, C, H, W) to blocks (channels, blocks, length), each within one band and filled up with
+"""An isometry from pictures (1, 3, H, W) to blocks (channels, blocks, length), each within one band and filled up with
 zeros, and back to a new picture. `band` is each block's, (blocks,) int64."""
 
 
@@ -124,7 +126,7 @@ class BandCurvature:
 
     def learn(self, ss: Tensor, yy: Tensor, *, s_dot_y: Tensor, y_dot_y: Tensor, wanted: Tensor) -> None:
         """Takes in a pair, where `wanted`: the squares of `s`, and of `y`, summed over each band (bands, channels), and
-        their inner products (1,); all float64."""
+        their inner products, (1,) or scalars; all float64."""
         for memory, value in ((self.steps, ss), (self.changes, yy), (self.both, s_dot_y)):
             memory.copy_(torch.where(wanted, MEMORY * memory + value / y_dot_y, memory))
 

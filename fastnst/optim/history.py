@@ -17,7 +17,8 @@ class History:
     """The pairs in a ring, in blocks of a basis (see `fastnst.optim.bands`), and their inner products.
 
     `pairs[0]` holds the `s`, `pairs[1]` the `y`, (history, channels, blocks, length) each, divided by `units`
-    (2, history), powers of two with which they fill the range of 16 bits; only those that are `curved` have influence.
+    (2, history), powers of two that make them fill the range of 16 bits; so do the `y` in float32, lest their products
+    leave its range where the loss is tiny or huge. Only pairs that are `curved` have influence.
     `sy[i, j] = s_i · y_j` (of use where i is not younger than j); `yy[i, j]`, (bands, channels), are the sums over each
     band of `y_i` times `y_j`. The diagonal of H₀ is `h0`, (bands, channels): the latest pair's scale where there is one
     channel, else that of `BandCurvature` on the scale of the pairs' mean `s·y / y·y`.
@@ -81,8 +82,9 @@ class History:
 
     def _keep(self, row: int, vector: Tensor, out: Tensor | None = None) -> None:
         """Keeps `vector` as the latest pair's `s` (row 0) or `y` (row 1), and writes it into `out` as it is kept."""
-        unit, kept = self.units.new_ones(1), vector
-        if self.pairs.dtype != vector.dtype:
+        unit, kept, is_short = self.units.new_ones(1), vector, self.pairs.dtype != vector.dtype
+        # The steps of an image of 0…1 fit float32 as they are.
+        if row == 1 or is_short:
             # In a sixth of the time of an infinity norm.
             least, most = torch.aminmax(vector)
             largest = torch.maximum(-least, most).double()
@@ -90,7 +92,7 @@ class History:
             # Not so small that float32 lost it.
             unit = (torch.ldexp(torch.ones_like(largest), exponent.clamp_min(-100)) / _LARGEST)[None]
             kept = (vector / unit.to(vector.dtype)).to(self.pairs.dtype)
-            if out is not None:
+            if out is not None and is_short:
                 torch.mul(kept.to(vector.dtype), unit.to(vector.dtype), out=out)
         self.pairs[row].index_copy_(0, self.slot, kept[None])
         self.units[row].index_copy_(0, self.slot, unit)

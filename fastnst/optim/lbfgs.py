@@ -110,7 +110,7 @@ class LBFGS:
                 image += basis.to_picture(direction, image)
                 return
         if self._line is None or loss is None:
-            direction = self._step_along(self._pairs.inverse_times(g), image)
+            direction = self._step_along(self._pairs.inverse_times(g), image.numel())
             self._pairs.begin(direction, g)
             image += basis.to_picture(direction, image)
         else:
@@ -141,7 +141,7 @@ class LBFGS:
     ) -> None:
         taken = line.judge(loss, g)
         stuck = taken & (line.length == 0)
-        direction = self._step_along(pairs.inverse_times(g, line.length, taken), image)
+        direction = self._step_along(pairs.inverse_times(g, line.length, taken), image.numel())
         # Where no length was better than the start, the history has misled: it is forgotten.
         pairs.forget(stuck)
         torch.where(stuck, self._descent(g, gradient), direction, out=direction)
@@ -150,13 +150,13 @@ class LBFGS:
         torch.addcmul(line.start, basis.to_picture(line.direction, image), line.length.to(image.dtype), out=image)
 
     def _descent(self, g: Tensor, gradient: Tensor) -> Tensor:
-        return self._step_along(g * first_factor(gradient, self.first_move), gradient)
+        return self._step_along(g * first_factor(gradient, self.first_move), gradient.numel())
 
-    def _step_along(self, way: Tensor, image: Tensor) -> Tensor:
-        """Turns `way`, H g in blocks, into the step against it, no longer than is allowed."""
+    def _step_along(self, way: Tensor, elements: int) -> Tensor:
+        """Turns `way`, H g of an image of so many elements, into the step against it, no longer than it may be."""
         factor = torch.full((), self.learning_rate, dtype=torch.float64, device=way.device)
         if self.hessian == "bands":
-            factor = factor.minimum(MOST_MOVE * image.numel() ** 0.5 / way.norm().double())
+            factor = factor.minimum(MOST_MOVE * elements**0.5 / way.norm().double())
         return way.mul_(-factor.to(way.dtype))
 
     def rescaled(self, size: tuple[int, int]) -> "LBFGS":

@@ -22,7 +22,7 @@ from fastnst.replacing import newest, previous, replacing
 from fastnst.transfer.inputs import Styles, check_given, recorded_canvas
 from fastnst.transfer.result import LossRecord
 
-FORMAT = 3
+FORMAT = 4
 _KIND = "fastnst run"
 # Options that may be others: they change where and how the same image is computed.
 _FREE = ("init", "masks", "device", "tile", "max_memory", "max_pixels")

@@ -94,7 +94,7 @@ class State:
         number, device = len(blocks.band), blocks.band.device
         zeros = partial(torch.zeros, dtype=torch.float32, device=device)
         float64 = partial(torch.zeros, dtype=torch.float64, device=device)
-        diagonal = (blocks.bands, 3)
+        by_colour = (blocks.bands, 3)
         return State(
             pairs=zeros((number, 2, history, 3, BLOCK), dtype=dtype),
             units=zeros((number, 2, history)) + 1,
@@ -102,10 +102,10 @@ class State:
             previous=zeros((number, 3, BLOCK)),
             slot=zeros(1, dtype=torch.long),
             sy=float64((history, history)),
-            yy=float64((*diagonal, history, history)),
+            yy=float64((*by_colour, history, history)),
             curved=float64(history),
-            h0=float64(diagonal),
-            memory_steps=float64(diagonal),
-            memory_changes=float64(diagonal),
+            h0=float64(by_colour),
+            memory_steps=float64(by_colour),
+            memory_changes=float64(by_colour),
             memory_both=float64(1),
         )

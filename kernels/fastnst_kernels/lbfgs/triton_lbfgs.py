@@ -232,10 +232,10 @@ def direction_kernel(
         r0 -= p * tl.load(y, mask=mask, other=0.0).to(tl.float32)
         r1 -= p * tl.load(y + BLOCK, mask=mask, other=0.0).to(tl.float32)
         r2 -= p * tl.load(y + 2 * BLOCK, mask=mask, other=0.0).to(tl.float32)
-    diagonal = h0 + tl.load(band + block, mask=inside, other=0) * 3
-    s0 = -rate * (s0 + tl.load(diagonal, mask=inside, other=0.0).to(tl.float32) * r0)
-    s1 = -rate * (s1 + tl.load(diagonal + 1, mask=inside, other=0.0).to(tl.float32) * r1)
-    s2 = -rate * (s2 + tl.load(diagonal + 2, mask=inside, other=0.0).to(tl.float32) * r2)
+    guess = h0 + tl.load(band + block, mask=inside, other=0) * 3
+    s0 = -rate * (s0 + tl.load(guess, mask=inside, other=0.0).to(tl.float32) * r0)
+    s1 = -rate * (s1 + tl.load(guess + 1, mask=inside, other=0.0).to(tl.float32) * r1)
+    s2 = -rate * (s2 + tl.load(guess + 2, mask=inside, other=0.0).to(tl.float32) * r2)
 
     tl.store(squares + tl.program_id(0), tl.sum(tl.sum(s0 * s0 + s1 * s1 + s2 * s2, axis=1), axis=0))
     unit = tl.full((GROUP, 1), 1.0, dtype=tl.float32)

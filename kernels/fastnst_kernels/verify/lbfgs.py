@@ -154,7 +154,8 @@ def _two_loops(g: Tensor, pairs: list[tuple[Tensor, Tensor]], h0: Tensor) -> Ten
 
 
 def _contrasts(steps: Tensor, changes: Tensor, both: float) -> Tensor:
-    """The matrices (bands, 3, 3) relative to the whole, from what pairs have shown; see `BandCurvature`."""
+    """The matrices (bands, 3, 3) relative to the whole, from what pairs have shown: in red, green and blue, where the
+    kernels have opponent colours and their diagonal."""
     a, b = (torch.einsum("uc,bcd,ud->bu", _OPPONENTS, x, _OPPONENTS).clamp_min(0) for x in (steps, changes))
     tiny = torch.finfo(a.dtype).tiny
     contrast = (a / b.clamp_min(tiny)).sqrt() / (both / b.sum().clamp_min(tiny)).clamp_min(tiny)
