@@ -16,6 +16,7 @@ MEMORY = 0.97
 MOST_CONTRAST = 10.0
 """How far a band may lie from the whole, as a factor either way."""
 OPPONENTS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
+"""Brightness, red against blue, and green against both, over red, green and blue; orthogonal, not normalised."""
 _BLOCKS = 128
 
 

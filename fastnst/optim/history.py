@@ -17,8 +17,9 @@ class History:
     """The pairs in a ring, in blocks of a basis (see `fastnst.optim.bands`), and their inner products.
 
     `pairs[0]` holds the `s`, `pairs[1]` the `y`, (history, channels, blocks, length) each, divided by `units`
-    (2, history), powers of two that make them fill the range of 16 bits; so do the `y` in float32, lest their products
-    leave its range where the loss is tiny or huge. Only pairs that are `curved` have influence.
+    (2, history): powers of two with which vectors fill the range of 16 bits. In float32 the `y` have them too, lest
+    products leave its range where the loss is tiny or huge. Only pairs that are `curved` have influence.
+
     `sy[i, j] = s_i · y_j` (of use where i is not younger than j); `yy[i, j]`, (bands, channels), are the sums over each
     band of `y_i` times `y_j`. The diagonal of H₀ is `h0`, (bands, channels): the latest pair's scale where there is one
     channel, else that of `BandCurvature` on the scale of the pairs' mean `s·y / y·y`.
