@@ -273,14 +273,13 @@ def floor_calls(task: Task, precision: str) -> tuple[Runtime, dict[str, tuple[fl
     operations and its call, by name."""
     backbone, runtime = engine_backbone(task, precision)
     layers = backbone.layers
-    layout = torch.channels_last if layers.channels_last else torch.contiguous_format
     calls: dict[str, tuple[float, Callable[[], Tensor]]] = {}
     size = task.start.shape[2:]
     for name, step in backbone.steps.items():
         if isinstance(step, Convolution):
             for way, weight, bias in (("forward", step.weight, step.bias), ("back", step.transposed, None)):
                 x = torch.rand((1, weight.shape[1], *size), device=task.device)
-                x = x.to(layers.dtype, memory_format=layout)
+                x = x.to(layers.dtype, memory_format=torch.channels_last)
                 call = partial(F.conv2d, x, weight, padding=1)
                 if isinstance(layers, CpuLayers):
                     call = partial(layers.convolver, x, weight, bias, relu=bias is not None, padding=1)

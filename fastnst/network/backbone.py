@@ -192,7 +192,7 @@ class Backbone:
             shift=shift,
             flip=self.preprocessing.bgr,
             dtype=self.layers.dtype,
-            channels_last=self.layers.channels_last,
+            channels_last=True,
         )
 
     def _first_layer(self) -> FirstLayer | None:

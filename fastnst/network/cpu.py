@@ -1,9 +1,9 @@
 """The layers without kernels of our own, as on a CPU: the way back reads the features that the way there left.
 
 `OneDnn` runs Intel's library, in 16 bit where the CPU multiplies bfloat16 and in float32, on maps in channels-last and
-on weights that it orders once: a convolution, its bias and its ReLU are one call. `Winograd` runs NNPACK's transforms
-in float32 on planes, for CPUs without 16-bit units. `layers.Torch` runs on any device, such as a GPU for which Triton
-does not build.
+on weights that it orders once: a convolution, its bias and its ReLU are one call. `Winograd` has a quarter of the
+products in float32, for CPUs without 16-bit units. `layers.Torch` runs on any device, such as a GPU for which Triton does
+not build.
 """
 
 from functools import cache
@@ -56,19 +56,18 @@ class OneDnn(Torch):
         return result
 
 
-class Winograd(Torch):
-    """NNPACK's convolutions in float32; `winograd.available` says where they are to be had."""
-
-    channels_last = False
+class Winograd(OneDnn):
+    """Winograd's convolutions in float32; from and to three channels, direct ones."""
 
     def __init__(self) -> None:
-        super().__init__(torch.device("cpu"), torch.float32)
+        super().__init__(torch.float32)
 
     def pack(self, weight: Tensor) -> Tensor:
-        return weight.contiguous()
+        return super().pack(weight) if 3 in weight.shape[:2] else winograd.pack(weight)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padding: int) -> Tensor:
-        return winograd.convolve(x, weight, bias, relu=relu, padding=padding)
+        convolve = super().__call__ if 3 in weight.shape[:2] else winograd.convolve
+        return convolve(x, weight, bias, relu=relu, padding=padding)
 
 
 class CpuLayers(Layers):
@@ -99,29 +98,15 @@ class CpuLayers(Layers):
         return self._spread(gradient.mul_(0.25), record, out=torch.empty_like(record))
 
     def _pooled(self, y: Tensor, pool: str) -> Tensor:
-        if pool == "max":
-            return F.max_pool2d(y, 2)
-        if self.channels_last:
-            return F.avg_pool2d(y, 2)
-        # On planes, sums of rows and then of columns are three times as quick as torch's pool.
-        height, width = (side // 2 * 2 for side in y.shape[2:])
-        rows = y[:, :, 0:height:2] + y[:, :, 1:height:2]
-        return (rows[..., 0:width:2] + rows[..., 1:width:2]).mul_(0.25)
+        return F.max_pool2d(y, 2) if pool == "max" else F.avg_pool2d(y, 2)
 
     def _spread(self, gradient: Tensor, features: Tensor, out: Tensor) -> Tensor:
         """The gradient of each 2×2 sum, given to those of its parts that are positive `features`, (1, K, H, W), in
         `out`, which may be these."""
         height, width = gradient.shape[2:]
-        if self.channels_last:
-            spread = gradient.permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
-            whole = (x.permute(0, 2, 3, 1)[:, : 2 * height, : 2 * width] for x in (features, out))
-            windows = [x.view(1, height, 2, width, 2, x.shape[3]) for x in whole]
-        else:
-            # What repeats along the innermost axis is copied: there, strides of nought are slow.
-            wide = gradient.new_empty((*gradient.shape, 2))
-            wide[..., 0] = wide[..., 1] = gradient
-            spread = wide.view(1, -1, height, 1, 2 * width).expand(-1, -1, -1, 2, -1)
-            windows = [x[:, :, : 2 * height, : 2 * width].view(1, -1, height, 2, 2 * width) for x in (features, out)]
+        spread = gradient.permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
+        whole = (x.permute(0, 2, 3, 1)[:, : 2 * height, : 2 * width] for x in (features, out))
+        windows = [x.view(1, height, 2, width, 2, x.shape[3]) for x in whole]
         zero_inactive(spread, windows[0], out=windows[1])
         out[:, :, 2 * height :].zero_()
         out[..., 2 * width :].zero_()

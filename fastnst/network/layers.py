@@ -43,10 +43,8 @@ Layer = Convolution | Pool
 
 
 class Torch:
-    """Torch's own 3×3 convolutions, for maps in `dtype` whose memory format `channels_last` says, on any device; other
-    libraries' are made of it. Nothing is read back to the host, so that a step can be captured."""
-
-    channels_last = True
+    """Torch's own 3×3 convolutions, for maps of `dtype` in channels-last, on any device; other libraries' are made of
+    it. Nothing is read back to the host, so that a step can be captured."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
@@ -76,7 +74,7 @@ class Layers(ABC):
 
     def __init__(self, convolver: Torch) -> None:
         self.convolver = convolver
-        self.dtype, self.channels_last = convolver.dtype, convolver.channels_last
+        self.dtype = convolver.dtype
 
     def convolution(self, weight: Tensor, bias: Tensor, *, pool: str | None, padding: str) -> Convolution:
         """The convolution with these float32 weights, (K, C, 3, 3), and this bias, (K,): see `Convolution`."""
@@ -116,8 +114,8 @@ class Layers(ABC):
 
     def empty(self, shape: Sequence[int]) -> Tensor:
         """An uninitialised map."""
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return torch.empty(tuple(shape), dtype=self.dtype, device=self.convolver.device, memory_format=layout)
+        device = self.convolver.device
+        return torch.empty(tuple(shape), dtype=self.dtype, device=device, memory_format=torch.channels_last)
 
 
 class GpuLayers(Layers):

@@ -9,7 +9,7 @@ from fastnst_kernels.launch.layout import exact_device
 from fastnst_kernels.profiling.measure import versions as versions
 
 from fastnst.errors import OptionError, check_choice, warn
-from fastnst.network import trial, winograd
+from fastnst.network import trial
 
 _DTYPES = {**dict.fromkeys(("fp32", "tf32", "winograd"), torch.float32), "bf16": torch.bfloat16, "fp16": torch.float16}
 # Slower by less is not worth a word.
@@ -64,10 +64,8 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", backend: str 
         raise OptionError(
             f"precision {precision} needs a GPU of capability 8.0 or more, and {place} is older; use fp16"
         )
-    if precision == "winograd" and not (place.type == "cpu" and winograd.available()):
-        raise OptionError(
-            f"precision winograd needs a CPU for which torch has NNPACK, and the device is {place}; use fp32"
-        )
+    if precision == "winograd" and place.type != "cpu":
+        raise OptionError(f"precision winograd needs a CPU and the device is {place}; use fp32")
     if precision == "fp16" and place.type == "cpu":
         raise OptionError("precision fp16 is a thousand times slower than fp32 on a CPU; use fp32 or bf16")
     if precision == "bf16" and place.type == "cpu":

@@ -17,7 +17,6 @@ import torch
 from fastnst_kernels.profiling.measure import cpu_name, synchronise
 from filelock import FileLock
 
-from fastnst.network import winograd
 from fastnst.network.cpu import CpuLayers, OneDnn, Winograd
 from fastnst.network.layers import Layers
 from fastnst.network.settings import float32_products, kept_heap, own_modes
@@ -91,10 +90,8 @@ def machine() -> str:
 
 
 def _arithmetics() -> dict[str, Layers]:
-    ways: dict[str, Layers] = {"fp32": CpuLayers(OneDnn(torch.float32)), "bf16": CpuLayers(OneDnn(torch.bfloat16))}
-    if winograd.available():
-        ways["winograd"] = CpuLayers(Winograd())
-    return ways
+    ways = {"fp32": OneDnn(torch.float32), "bf16": OneDnn(torch.bfloat16), "winograd": Winograd()}
+    return {name: CpuLayers(convolver) for name, convolver in ways.items()}
 
 
 @own_modes(torch.device("cpu"))
@@ -135,7 +132,7 @@ def _layer_run(
     weight, bias = noise((channels, channels, 3, 3)) / channels**0.5, torch.zeros(channels, dtype=torch.float32)
     layer = layers.convolution(weight, bias, pool=pool, padding="zeros")
     image = noise((1, channels, side, side)).to(device, layers.dtype)
-    image = image.contiguous(memory_format=torch.channels_last if layers.channels_last else torch.contiguous_format)
+    image = image.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def run() -> float:

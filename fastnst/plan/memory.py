@@ -1,8 +1,7 @@
 """How much memory an evaluation of the objective needs, from the shapes alone: a rehearsal of the backbone's passes.
 
 It takes and gives back what `backbone` and its layers take and give back, in their order, in bytes. What libraries use
-inside of a call is known for NNPACK, whose workspace holds transforms of a stripe and of the weights, and bounded for
-the rest.
+inside of a call is bounded, and known of Winograd's convolutions, which hold the transforms of a strip and of the weights.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -24,8 +23,6 @@ _IMAGE_ELEMENT = _MASK_ELEMENT = 4
 IMAGE_BYTES_PER_PIXEL = 3 * _IMAGE_ELEMENT
 # A step of L-BFGS takes for a while six vectors, and malloc was seen to keep as many.
 _STEP_IMAGES = 8
-# Input channels that NNPACK transforms at a time, for its first cache: its workspace's growth by the weights' size.
-_NNPACK_CHANNELS = 144
 # Fourier bands are filled up to whole blocks, by half a block of 1/128 each, and have for each frequency where it lies.
 _BAND_PADDING, _BAND_PLACES_BYTES = 1.04, 16
 
@@ -160,7 +157,7 @@ def _forward(
         if network.wraps and step.is_convolution:
             ledger.use(whole + element * step.channels * (height + 2) * (width + 2))
         if network.winograd and step.is_convolution:
-            ledger.use(size + _stripe_bytes(step.channels, step.filters, height, width))
+            ledger.use(size + _strip_bytes(step.channels, step.filters, height, width))
         full = ledger.take(whole if joined else 0)
         has_bits = record and not network.keeps_features and not (step.is_tapped and not step.is_pooled)
         bits = ledger.take(step.filters * height * ceil(width / 8) if has_bits else 0)
@@ -196,22 +193,23 @@ def _backward(network: Network, ledger: _Ledger, traces: Sequence[_Trace]) -> No
         if network.wraps and step.is_convolution:
             ledger.use(element * step.filters * (trace.height + 2) * (trace.width + 2))
         if network.winograd and step.is_convolution:
-            ledger.use(_stripe_bytes(step.filters, step.channels, trace.height, trace.width))
+            ledger.use(_strip_bytes(step.filters, step.channels, trace.height, trace.width))
         ledger.held -= whole + trace.record + gradient
         gradient = below
     ledger.use(IMAGE_BYTES_PER_PIXEL * traces[0].height * traces[0].width)
     ledger.held -= gradient
 
 
-def _stripe_bytes(channels: int, filters: int, height: int, width: int) -> int:
-    """Bytes of one stripe of a convolution: its input, its output, and NNPACK's transforms, of the weights too."""
+def _strip_bytes(channels: int, filters: int, height: int, width: int) -> int:
+    """Bytes of a Winograd convolution's transformed weights, and of one strip: inputs, transforms and outputs."""
     if 3 in (channels, filters):
         return 0
-    start, stop = next(winograd.stripes(channels + filters, height, width))
-    maps = 4 * (stop - start + 2) * width * (channels + filters)
-    tiles = ceil((stop - start) / 6) * ceil(width / 6)
-    block = min(channels, _NNPACK_CHANNELS)
-    return maps + 256 * (tiles * (block + filters) + block * filters)
+    start, stop = next(winograd.strips(max(channels, filters), height, width))
+    tall, wide = (ceil(side / winograd.TILE) for side in (stop - start, width))
+    inputs = channels * (winograd.TILE * tall + 2) * (winograd.TILE * wide + 2)
+    places, outputs = winograd.INPUT**2, winograd.TILE**2 * filters
+    transforms = tall * wide * max(2 * places * channels, places * (channels + filters) + outputs)
+    return 4 * (places * channels * filters + inputs + transforms)
 
 
 @lru_cache(4096)

@@ -14,7 +14,7 @@ from fastnst_kernels import available_backends
 from fastnst_kernels.profiling.measure import conditions, versions
 
 from fastnst.app.cli import usable_cores
-from fastnst.network import trial, winograd
+from fastnst.network import trial
 from fastnst.network.architecture import ORIGINAL_NETWORK
 from fastnst.network.builtin import has_original
 from fastnst.network.runtime import resolve_runtime
@@ -67,7 +67,6 @@ def report() -> dict[str, Any]:
             "hip": torch.version.hip,
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "mkldnn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
-            "nnpack": winograd.available(),
         },
         "gpus": [
             {
