@@ -30,6 +30,7 @@ from fastnst.options.resolve import resolve_options
 from fastnst.transfer.run import Watch
 
 EXACT = "fp32"
+PRECISIONS = (EXACT, "winograd", "bf16")
 HALF_STEP = 0.5 / 255
 ALLOWED = 0.01
 """The most by which `auto` may end above float32's final loss, as a share of it."""
@@ -47,10 +48,6 @@ class Endings:
     precision: str
     losses: list[float]
     above: float
-
-
-def precisions_here() -> list[str]:
-    return [EXACT, "winograd", "bf16"]
 
 
 def endings(
@@ -81,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--optimizers", nargs="+", default=["lbfgs", "adam"], choices=["lbfgs", "adam"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the noise that gatys starts from")
     parser.add_argument("--starts", type=int, default=1, help="contents that differ by their rounding (default: 1)")
-    parser.add_argument("--precisions", nargs="+", default=precisions_here(), choices=precisions_here())
+    parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
     add_pair_arguments(parser)
     parsed = parser.parse_args(arguments)
     pairs = pairs_of(parser, parsed)

@@ -51,7 +51,7 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache of a machine whose quickest arithmetic is in float32, whatever this one's is, for the session."""
     from fastnst.network import trial
 
-    names = ["winograd", "fp32", "bf16"] if trial.winograd.available() else ["fp32", "bf16"]
+    names = ["winograd", "fp32", "bf16"]
     path = tmp_path_factory.mktemp("cache") / "trials.json"
     path.write_text(json.dumps({trial.machine(): {name: 1.0 + index / 10 for index, name in enumerate(names)}}))
     os.environ["FASTNST_CACHE"] = str(path.parent)

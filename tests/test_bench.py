@@ -25,7 +25,6 @@ from bench import (
     times,
 )
 from fastnst.examples import example
-from fastnst.network import winograd
 from fastnst.options.resolve import resolve_options
 
 REPORT = ["--size", "48", "--device", "cpu"]
@@ -77,8 +76,6 @@ def test_plain_loss_is_the_engines(given: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "winograd"])
 def test_each_precision_has_its_floor(precision: str) -> None:
-    if precision == "winograd" and not winograd.available():
-        pytest.skip("no NNPACK here")
     rows = bench_step.measure(32, "cpu", [precision], "adam", rounds=1, memory=False)
     assert [row.side for row in rows] == ["plain", precision, f"floor of {precision}"]
     assert all(row.timing.median > 0 for row in rows)

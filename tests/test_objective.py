@@ -11,7 +11,6 @@ from numpy_gatys import Network, objective
 from fastnst.loss.objective import Objective
 from fastnst.loss.perceptual import PerceptualLoss
 from fastnst.loss.targets import style_targets
-from fastnst.network import winograd
 from fastnst.network.weights import Weights
 from fastnst.options.resolve import resolve_options
 
@@ -40,7 +39,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_terms_and_gradient_equal_numpy(case: str, weights: dict[str, Weights]) -> None:
     options = resolve_options(**CASES[case])
-    content, image = picture(1, 37, 50), picture(2, 37, 50)
+    # None of this image's units is so near the kink of its ReLU that rounding decides on which side it lies.
+    content, image = picture(1, 37, 50), picture(5, 37, 50)
     styles = [(picture(3, 45, 33), 1.0)]
     if options.style_weights is not None:
         styles = [(picture(3, 45, 33), 0.25), (picture(4, 40, 61), 0.75)]
@@ -58,7 +58,7 @@ def test_terms_and_gradient_equal_numpy(case: str, weights: dict[str, Weights]) 
         gamma=options.tv_weight,
         relative=options.objective == "relative",
     )
-    for precision in ("fp32", "winograd") if winograd.available() else ("fp32",):
+    for precision in ("fp32", "winograd"):
         given, runtime, backbone = prepared(weights[options.network], **CASES[case], precision=precision)
         targets = style_targets(backbone, styles, given, runtime)
         loss, gradient = Objective(backbone, content, targets, given, runtime).loss_and_gradient(image)

@@ -23,7 +23,6 @@ from fastnst.errors import OptionError
 from fastnst.examples import example
 from fastnst.loss.objective import Objective
 from fastnst.loss.targets import style_targets
-from fastnst.network import winograd
 from fastnst.network.runtime import Runtime, resolve_runtime
 from fastnst.network.tiles import TileGrid, make_grid, reach_of
 from fastnst.optim.bands import RadialBands
@@ -230,8 +229,6 @@ def test_the_rehearsal_allocates_what_a_pass_does(given: dict[str, Any], redone_
     ],
 )
 def test_the_planned_peak_is_the_measured_one(precision: str, tile: str, size: int, loss: str, regions: int) -> None:
-    if precision == "winograd" and not winograd.available():
-        pytest.skip("torch has no NNPACK for this CPU")
     words = [sys.executable, "-W", "ignore", "-c", _PEAK, precision, str(size), tile, loss, str(regions)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
     planned, measured = map(int, done.stdout.split())

@@ -17,11 +17,9 @@ from fastnst.loss.masks import Guidance
 from fastnst.loss.objective import LEVELS, Objective, Share
 from fastnst.loss.targets import style_targets
 from fastnst.loss.terms import Loss
-from fastnst.network import winograd
 from fastnst.network.tiles import TileGrid, make_grid, reach_of
 from fastnst.network.weights import Weights
 
-needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
 LAYERS = ["conv1_1", "conv1_2", "pool1", "conv2_1", "conv2_2", "pool2", "conv3_1"]
 SHALLOW: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1=2", "conv3_1"], "content_layers": "conv2_2"}
 
@@ -164,7 +162,7 @@ def test_any_size_and_layers(
     example.check(example.tiled(tile, level=level))
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("winograd", marks=needs_nnpack)])
+@pytest.mark.parametrize("precision", ["fp32", "winograd"])
 def test_some_steps_are_computed_again(precision: str, weights: dict[str, Weights]) -> None:
     example = Case(weights, 50, 61, **SHALLOW, precision=precision)
     expected, exact = example.tiled(12, level="recompute").loss_and_gradient(example.image)
@@ -195,9 +193,8 @@ def test_bfloat16(weights: dict[str, Weights]) -> None:
     assert relative_error(example.tiled(12).loss_and_gradient(example.image)[1], exact) < 0.02
 
 
-@needs_nnpack
 def test_winograd_rounds_with_the_tile(weights: dict[str, Weights]) -> None:
-    """Its rounding depends on where the 6×6 outputs lie, and takes some units across the kink of their ReLU: the
+    """Its rounding depends on where the 4×4 outputs lie, and takes some units across the kink of their ReLU: the
     gradient then differs in their fields, and nowhere else."""
     example = Case(weights, 101, 110, **SHALLOW, precision="winograd")
     _, exact = example.whole.loss_and_gradient(example.image)

@@ -21,13 +21,11 @@ from fastnst.image.write import save_image
 from fastnst.loss.masks import Guidance
 from fastnst.loss.objective import Objective
 from fastnst.loss.targets import style_targets
-from fastnst.network import winograd
 from fastnst.network.tiles import Reach, make_grid, reach_of
 from fastnst.network.weights import Weights
 from fastnst.options.options import Options
 from fastnst.transfer.stylizer import Stylizer
 
-needs_nnpack = pytest.mark.skipif(not winograd.available(), reason="torch has no NNPACK for this CPU")
 SHALLOW: dict[str, Any] = {"style_layers": ["conv1_1", "conv2_1", "conv3_1"], "content_layers": "conv2_2"}
 # Of a gradient, where rounding decides the sign of an activation or two; a wrong border costs a hundred times as much.
 SIGNS = 2e-3
@@ -50,7 +48,7 @@ def objective(weights: Weights, content: Tensor, **given: Any) -> tuple[Objectiv
         ({**SHALLOW, "precision": "fp32"}, SIGNS),
         ({**SHALLOW, "pooling": "max"}, SIGNS),
         ({}, SIGNS),
-        pytest.param({**SHALLOW, "precision": "winograd"}, SIGNS, marks=needs_nnpack),
+        ({**SHALLOW, "precision": "winograd"}, SIGNS),
         ({**SHALLOW, "precision": "bf16"}, 2e-2),
     ],
     ids=str,
@@ -71,7 +69,7 @@ def test_the_gradient_of_a_rolled_image_is_rolled(weights: Weights, given: dict[
 
 
 @pytest.mark.parametrize("kind", ["squared", "absolute"])
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("winograd", marks=needs_nnpack)])
+@pytest.mark.parametrize("precision", ["fp32", "winograd"])
 def test_loss_and_gradient_are_those_of_circular_padding_in_float64(
     weights: Weights, precision: str, kind: str
 ) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -86,7 +87,7 @@ def machine() -> str:
     """The name of all that a trial depends on."""
     limits = [f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ]
     what = [cpu_name(), torch.backends.cpu.get_cpu_capability(), f"{torch.get_num_threads()} threads"]
-    return ", ".join([*what, f"torch {torch.__version__}", *limits])
+    return ", ".join([*what, f"fastnst {version('fastnst')}", f"torch {torch.__version__}", *limits])
 
 
 def _arithmetics() -> dict[str, Layers]:

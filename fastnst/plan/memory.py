@@ -1,7 +1,7 @@
 """How much memory an evaluation of the objective needs, from the shapes alone: a rehearsal of the backbone's passes.
 
 It takes and gives back what `backbone` and its layers take and give back, in their order, in bytes. What libraries use
-inside of a call is bounded, and known of Winograd's convolutions, which hold the transforms of a strip and of the weights.
+inside of a call is bounded, but for Winograd's convolutions: they hold the transforms of a strip and of the weights.
 """
 
 from collections.abc import Collection, Iterator, Sequence
