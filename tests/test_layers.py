@@ -48,6 +48,9 @@ def in_float64(layer: Convolution | Pool, x: Tensor) -> Tensor:
 def check(layers: Layers, layer: Convolution | Pool, x: Tensor) -> None:
     x = x.contiguous(memory_format=torch.channels_last)
     features, bits = layers.forward(layer, x, record=True)
+    assert features.is_contiguous(memory_format=torch.channels_last)
+    # Torch goes by the strides, even by that of the one image.
+    assert isinstance(layer, Pool) or features.stride()[0] == features[0].numel()
     leaf = x.double().requires_grad_()
     exact = in_float64(layer, leaf)
     assert (features.double() - exact.detach()).norm() <= 1e-5 * exact.detach().norm()

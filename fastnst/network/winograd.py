@@ -70,7 +70,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padd
     with a packed `weight` (K, C, 3, 3), and its ReLU if wanted: (1, K, H + 2 · padding − 2, W + 2 · padding − 2)."""
     (filters, channels), (height, width) = weight.shape[:2], x.shape[2:]
     shape = height + 2 * padding - 2, width + 2 * padding - 2
-    result, source = x.new_empty((*shape, filters)), x[0].permute(1, 2, 0)
+    result, source = x.new_empty((1, *shape, filters)), x[0].permute(1, 2, 0)
     factors = (_OF_WEIGHTS @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(-1, channels, filters)
     wide = math.ceil(shape[1] / TILE)
     for start, stop in strips(max(filters, channels), *shape):
@@ -79,8 +79,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool, padd
         first, last = max(above, 0), min(above + len(band), height)
         band[first - above : last - above, padding : padding + width] = source[first:last]
         rows = _tiles(band, factors, bias, tall, wide)  # (4 · tall, 4 · wide, K)
-        torch.clamp_min(rows[: stop - start, : shape[1]], 0.0 if relu else -math.inf, out=result[start:stop])
-    return result.permute(2, 0, 1)[None]
+        torch.clamp_min(rows[: stop - start, : shape[1]], 0.0 if relu else -math.inf, out=result[0, start:stop])
+    return result.permute(0, 3, 1, 2)
 
 
 def _tiles(band: Tensor, factors: Tensor, bias: Tensor | None, tall: int, wide: int) -> Tensor:
