@@ -70,8 +70,8 @@ class ContentTarget:
         tile, features = self.tiles[index], dict[str, Tensor]()
 
         def keep(name: str, whole: Tensor) -> None:
-            layout = torch.channels_last if whole.stride(1) == 1 else torch.contiguous_format
-            features[name] = whole[:, :, *tile.inside(self._levels[name])].clone(memory_format=layout)
+            inside = tile.inside(self._levels[name])
+            features[name] = whole[:, :, *inside].clone(memory_format=torch.channels_last)
 
         self._backbone.read(cut(self._content, tile).to(self._device).contiguous(), self._levels, keep)
         for name, transform in self._transforms.items():

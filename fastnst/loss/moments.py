@@ -103,8 +103,7 @@ class RegionSums:
                 gradient += shift
                 return term
             for rows, part in chunks(features):
-                layout = torch.channels_last if part.stride(1) == 1 else torch.contiguous_format
-                own = torch.empty_like(part, memory_format=layout)
+                own = torch.empty_like(part, memory_format=torch.channels_last)
                 precision = self.runtime.dot_precision
                 direct.tap_backward(self.runtime.kernels, own, features=part, style=term, precision=precision)
                 own.add_(shift)

@@ -157,12 +157,10 @@ class GpuLayers(Layers):
 
 
 def bordered(x: Tensor, padding: str) -> Tensor:
-    """A map (B, C, H, W) with a border of one, (B, C, H + 2, W + 2), in the same memory format: its other sides
-    ("circular") or its nearest pixels ("replicate")."""
-    by_position = x.stride(1) == 1 and x.shape[1] > 1
-    layout = torch.channels_last if by_position else torch.contiguous_format
-    height, width = x.shape[2:]
-    padded = torch.empty((*x.shape[:2], height + 2, width + 2), dtype=x.dtype, device=x.device, memory_format=layout)
+    """A map (B, C, H, W) with a border of one, (B, C, H + 2, W + 2), in channels-last: its other sides ("circular") or
+    its nearest pixels ("replicate")."""
+    shape = *x.shape[:2], x.shape[2] + 2, x.shape[3] + 2
+    padded = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     padded[:, :, 1:-1, 1:-1] = x
     first, last = (-1, 0) if padding == "circular" else (0, -1)
     padded[:, :, 0, 1:-1] = x[:, :, first]
