@@ -20,7 +20,7 @@ _STRIP_ELEMENTS = 1 << 20
 
 def _over_places(matrix: list[list[float]]) -> Tensor:
     """The transform M X Mᵀ of a square X, over its elements in memory order."""
-    wide = torch.tensor(matrix, dtype=torch.float64)
+    wide = torch.tensor(matrix, dtype=torch.float64, device="cpu")
     return torch.kron(wide, wide).float()
 
 
