@@ -23,7 +23,7 @@ from fastnst.loss.networks import backbone_of, weights_of
 from fastnst.loss.perceptual import loss_options, style_picture
 from fastnst.loss.targets import style_targets
 from fastnst.network.runtime import resolve_runtime, without_overflow
-from fastnst.network.settings import own_modes
+from fastnst.network.settings import float32_products, own_modes
 from fastnst.options.keywords import OptionValues
 from fastnst.options.parse import parse_size
 from fastnst.replacing import previous
@@ -110,7 +110,7 @@ def train_network(
     crops = Photos(photos, size, schedule.seed)
     outputs = [place for place in (output, checkpoint, previews) if place is not None]
     check_apart(outputs, (*styles, *crops.paths, begin_with, add_to))
-    with own_modes(runtime.device):
+    with own_modes(runtime.device), float32_products(runtime.tf32):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(schedule.seed)
             network, first = _network(names, architecture, begin_with=begin_with, add_to=add_to)

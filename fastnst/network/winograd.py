@@ -89,8 +89,10 @@ def _tiles(band: Tensor, factors: Tensor, bias: Tensor | None, tall: int, wide: 
     _, channels, filters = factors.shape
     row, column, _ = band.stride()
     strides = row, column, TILE * row, TILE * column, 1
-    windows = band.as_strided((INPUT, INPUT, tall, wide, channels), strides).reshape(INPUT**2, -1)
-    products = torch.bmm((_OF_INPUTS @ windows).view(INPUT**2, -1, channels), factors)
+    windows = band.as_strided((INPUT, INPUT, tall, wide, channels), strides)
+    inputs = (_OF_INPUTS @ windows.reshape(INPUT**2, -1)).view(INPUT**2, -1, channels)
+    products = torch.bmm(inputs, factors)
+    del inputs
     if bias is not None:
         products[_ONE] += bias
     tiles = (_OF_PRODUCTS @ products.view(INPUT**2, -1)).view(TILE, TILE, tall, wide, filters)

@@ -18,7 +18,7 @@ from fastnst.loss.networks import Networks, weights_of
 from fastnst.loss.targets import StyleTarget, style_targets
 from fastnst.network.backbone import Backbone
 from fastnst.network.runtime import Runtime, as_before, resolve_runtime
-from fastnst.network.settings import own_modes
+from fastnst.network.settings import float32_products, own_modes
 from fastnst.network.weights import Weights
 from fastnst.options.keywords import OptionValues
 from fastnst.options.parse import parse_size
@@ -179,7 +179,7 @@ class Stylizer:
         if not self.options.active_style_layers:
             return 1.0
         options = replace(self.options, style_loss="gram", style_reduction="paper")
-        with own_modes(self.runtime.device):
+        with own_modes(self.runtime.device), float32_products(self.runtime.tf32):
             targets = style_targets(self.loaded()[1], [(picture.rgb[None], 1.0)], options, self.runtime)
         matrices = [target.matrix for target in targets.values() if isinstance(target, BlendedTarget)]
         traces = torch.stack([matrix.diagonal(dim1=-2, dim2=-1).sum() for matrix in matrices])
