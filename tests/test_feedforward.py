@@ -166,6 +166,16 @@ def weights_of(made: StyleNetwork) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in made.state_dict().items()}
 
 
+def test_training_has_exact_products(places: Path) -> None:
+    expected = weights_of(trained(places, 1).network)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        weights = weights_of(trained(places, 1).network)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+
+
 def test_it_learns_and_is_kept(places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "_SMOOTHING", 5)
     monkeypatch.setattr(schedules, "_WARM_UP", 1)

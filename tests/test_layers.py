@@ -1,5 +1,7 @@
 """The layers' ways to run, forward and back, against autograd through torch's own operations in float64."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -82,6 +84,31 @@ def check(layers: Layers, layer: Convolution | Pool, x: Tensor) -> None:
 def test_a_convolution(way: str, padding: str, pool: str | None, size: tuple[int, int]) -> None:
     layers = make_layers(way)
     check(layers, convolution(layers, 16, 24, pool, padding), noise(1, 16, *size))
+
+
+@WAYS
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (7, 1)])
+def test_maps_of_a_line(way: str, padding: str, size: tuple[int, int]) -> None:
+    layers = make_layers(way)
+    check(layers, convolution(layers, 16, 24, None, padding), noise(1, 16, *size))
+
+
+def test_winograds_matrices_whatever_the_modes_at_import() -> None:
+    """They are float32 on the CPU, where an importer's default device or dtype is another."""
+    words = """
+import torch
+torch.set_default_device("meta")
+torch.set_default_dtype(torch.float64)
+with torch.inference_mode():
+    from fastnst.network import winograd
+torch.set_default_device("cpu")
+x, weight = (torch.randn(shape, dtype=torch.float32) for shape in ((1, 4, 6, 9), (8, 4, 3, 3)))
+expected = torch.nn.functional.conv2d(x, weight, padding=1)
+result = winograd.convolve(x, winograd.pack(weight), None, relu=False, padding=1)
+assert (result - expected).norm() < 1e-5 * expected.norm()
+"""
+    subprocess.run([sys.executable, "-c", words], check=True)
 
 
 @WAYS

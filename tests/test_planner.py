@@ -190,13 +190,15 @@ def test_a_gpu_keeps_nothing_of_the_first_layer(monkeypatch: pytest.MonkeyPatch)
         ({}, 1),
         ({"padding": "circular"}, 1),
         ({"pooling": "max"}, 1),
+        ({"precision": "winograd"}, 1),
+        ({"precision": "winograd", "padding": "circular"}, 1),
         # The record of the pool behind conv1_2 are the features of that.
         ({"style_layers": "conv1_2,conv2_1"}, 2),
     ],
-    ids=["zeros", "circular", "max", "pool of its own"],
+    ids=["zeros", "circular", "max", "winograd", "circular winograd", "pool of its own"],
 )
 def test_the_rehearsal_allocates_what_a_pass_does(given: dict[str, Any], redone_steps: int) -> None:
-    """The peak of what torch allocates in fp32, where nothing is taken out of its sight."""
+    """The peak of what torch allocates in float32, where nothing is taken out of its sight."""
     options, runtime, backbone = prepared(**{**SHALLOW, **given}, optimizer="adam")
     network, side = network_of(options, runtime), 400
     image, content = noise(1, side, side), noise(2, side, side)

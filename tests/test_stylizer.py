@@ -6,6 +6,7 @@ import pickle
 import re
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from picture_samples import photo
 from PIL import Image
 
 import fastnst
+from fastnst.image.read import load_image
 from fastnst.loss import networks as module
 from fastnst.loss.objective import Objective
 from fastnst.loss.terms import Loss
@@ -35,6 +37,16 @@ def picture_in(result: fastnst.Result) -> bytes:
     shown = re.search(r'base64,([^"]+)"', result._repr_html_())
     assert shown is not None
     return base64.b64decode(shown[1])
+
+
+def test_a_trace_is_of_exact_products() -> None:
+    trace = partial(fastnst.Stylizer(photo(0), **SMALL, precision="winograd").gram_trace, load_image(photo(1)))
+    exact = trace()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert trace() == exact
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_every_kind_of_input_gives_the_same_image(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import fastnst
 from fastnst.errors import FastnstWarning
 from fastnst.network import trial
 from fastnst.network.runtime import resolve_runtime
@@ -18,11 +19,12 @@ from fastnst.network.runtime import resolve_runtime
 def test_a_trial_is_kept_for_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FASTNST_CACHE", str(tmp_path / "new"))
     first = trial.trial()
-    assert {"fp32", "bf16"} <= set(first)
+    assert set(first) == {"fp32", "bf16", "winograd"}
     assert all(seconds > 0 for seconds in first.values())
     kept = json.loads((tmp_path / "new" / "trials.json").read_text())
     assert kept == {trial.machine(): first}
-    assert torch.__version__ in trial.machine()
+    assert f"torch {torch.__version__}" in trial.machine()
+    assert f"fastnst {fastnst.__version__}" in trial.machine()
 
 
 @pytest.mark.parametrize(

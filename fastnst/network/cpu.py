@@ -1,7 +1,7 @@
 """The layers without kernels of our own, as on a CPU: the way back reads the features that the way there left.
 
 `OneDnn` runs Intel's library, in 16 bit where the CPU multiplies bfloat16 and in float32, on maps in channels-last and
-on weights that it orders once: a convolution, its bias and its ReLU are one call. `Winograd` multiplies a quarter as
+on weights that it orders once: a convolution, its bias and its ReLU are one call. `Winograd` multiplies less
 often, in float32, for CPUs without 16-bit units. `layers.Torch` runs on any device, such as a GPU for which Triton does
 not build.
 """

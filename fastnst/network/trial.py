@@ -1,8 +1,8 @@
 """The quickest arithmetic of a CPU, found by a trial of the layers themselves: flags do not tell how a library runs.
 
 Two convolutions that stand for the network's, forward and back, are timed in each arithmetic. It takes half a second,
-once for a processor, its threads, a release of torch and what may be used of them: the figures are kept in the cache,
-and processes that begin together wait for those of the first, so that all compute alike.
+once for a processor, its threads, the releases of fastnst and torch, and what they may use of it: the figures are kept
+in the cache, and processes that begin together wait for those of the first, so that all compute alike.
 """
 
 import json
@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from fastnst_kernels.profiling.measure import cpu_name, synchronise
+from fastnst_kernels.profiling.measure import cpu_name, synchronise, versions
 from filelock import FileLock
 
 from fastnst.network.cpu import CpuLayers, OneDnn, Winograd
@@ -33,7 +32,7 @@ _GLANCE_SIDE, _HOPELESS = 16, 40
 _WORTHWHILE = 0.9
 _ATTEMPTS = 4
 # They hide units from the libraries.
-_LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY")
 
 
 def quickest() -> str:
@@ -87,7 +86,8 @@ def machine() -> str:
     """The name of all that a trial depends on."""
     limits = [f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ]
     what = [cpu_name(), torch.backends.cpu.get_cpu_capability(), f"{torch.get_num_threads()} threads"]
-    return ", ".join([*what, f"fastnst {version('fastnst')}", f"torch {torch.__version__}", *limits])
+    releases = versions(("fastnst", "torch"))
+    return ", ".join([*what, f"fastnst {releases['fastnst']}", f"torch {releases['torch']}", *limits])
 
 
 def _arithmetics() -> dict[str, Layers]:

@@ -1,7 +1,7 @@
 """How much memory an evaluation of the objective needs, from the shapes alone: a rehearsal of the backbone's passes.
 
 It takes and gives back what `backbone` and its layers take and give back, in their order, in bytes. What libraries use
-inside of a call is bounded, but for Winograd's convolutions: they hold the transforms of a strip and of the weights.
+inside of a call is bounded; Winograd's transforms are ours, and are counted.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -154,10 +154,8 @@ def _forward(
         rows, columns = height >> step.is_pooled, width >> step.is_pooled
         joined = step.is_convolution and step.is_pooled
         whole, size = (element * step.filters * positions for positions in (height * width, rows * columns))
-        if network.wraps and step.is_convolution:
-            ledger.use(whole + element * step.channels * (height + 2) * (width + 2))
-        if network.winograd and step.is_convolution:
-            ledger.use(size + _strip_bytes(step.channels, step.filters, height, width))
+        if step.is_convolution:
+            ledger.use(whole + _call_bytes(network, step.channels, step.filters, height, width))
         full = ledger.take(whole if joined else 0)
         has_bits = record and not network.keeps_features and not (step.is_tapped and not step.is_pooled)
         bits = ledger.take(step.filters * height * ceil(width / 8) if has_bits else 0)
@@ -190,26 +188,26 @@ def _backward(network: Network, ledger: _Ledger, traces: Sequence[_Trace]) -> No
         ledger.held -= maxima if apart else 0
         below = ledger.take(element * step.channels * positions)
         ledger.held -= 0 if apart else maxima
-        if network.wraps and step.is_convolution:
-            ledger.use(element * step.filters * (trace.height + 2) * (trace.width + 2))
-        if network.winograd and step.is_convolution:
-            ledger.use(_strip_bytes(step.filters, step.channels, trace.height, trace.width))
+        if step.is_convolution:
+            ledger.use(_call_bytes(network, step.filters, step.channels, trace.height, trace.width))
         ledger.held -= whole + trace.record + gradient
         gradient = below
     ledger.use(IMAGE_BYTES_PER_PIXEL * traces[0].height * traces[0].width)
     ledger.held -= gradient
 
 
-def _strip_bytes(channels: int, filters: int, height: int, width: int) -> int:
-    """Bytes of a Winograd convolution's transformed weights, and of one strip: inputs, transforms and outputs."""
-    if 3 in (channels, filters):
-        return 0
+def _call_bytes(network: Network, channels: int, filters: int, height: int, width: int) -> int:
+    """Bytes that a convolution takes beside its input and its result: the input with a border, where the image wraps,
+    and in Winograd's the transformed weights, and a strip's inputs and transforms."""
+    border = network.element * channels * (height + 2) * (width + 2) if network.wraps else 0
+    if not network.winograd or 3 in (channels, filters):
+        return border
     start, stop = next(winograd.strips(max(channels, filters), height, width))
     tall, wide = (ceil(side / winograd.TILE) for side in (stop - start, width))
     inputs = channels * (winograd.TILE * tall + 2) * (winograd.TILE * wide + 2)
-    places, outputs = winograd.INPUT**2, winograd.TILE**2 * filters
-    transforms = tall * wide * max(2 * places * channels, places * (channels + filters) + outputs)
-    return 4 * (places * channels * filters + inputs + transforms)
+    places, outputs = winograd.INPUT**2, winograd.TILE**2
+    transforms = max(2 * places * channels, places * (channels + filters), (places + 2 * outputs) * filters)
+    return border + 4 * (places * channels * filters + inputs + tall * wide * transforms)
 
 
 @lru_cache(4096)
