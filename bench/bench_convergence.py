@@ -21,9 +21,9 @@ from typing import Any
 
 from fastnst_kernels.profiling.measure import conditions
 
-from bench.bench_step import PLAIN, TOLERANCES
 from bench.pairs import add_pair_arguments, pairs_of
 from bench.plain_loop import Form, Task, make_task, plain_iteration, plain_loss
+from bench.sides import PLAIN, TOLERANCES
 from fastnst import DivergedError, Stylizer
 from fastnst.errors import FastnstError
 from fastnst.image.read import load_image

@@ -35,7 +35,8 @@ from typing import Any
 import torch
 from fastnst_kernels.profiling.measure import conditions, peak_resident_bytes, synchronise
 
-from bench.bench_step import TOLERANCES, _peak, _restarted_peak
+from bench.peak import peak_bytes, restarted_peak
+from bench.sides import TOLERANCES
 from fastnst.errors import OptionError
 from fastnst.examples import example
 from fastnst.image.read import load_image
@@ -275,7 +276,7 @@ def work(side: str, options: Options, iterations: int) -> Mapping[str, Any]:
             least = plan_side("whole", options, runtime, (small.shape[2], small.shape[3]))
             make_descent(least, options, runtime, backbone, small).begin()
             content = image_of(options.size)
-            before = _restarted_peak(runtime.device) - 12 * content[0, 0].numel()
+            before = restarted_peak(runtime.device) - 12 * content[0, 0].numel()
             plan = plan_side(side, options, runtime, (content.shape[2], content.shape[3]))
             if not plan.fits and plan.limit_bytes is not None:
                 return {"problem": f"would need {in_words(plan.peak_bytes)} of {in_words(plan.limit_bytes)}"}
@@ -297,7 +298,7 @@ def work(side: str, options: Options, iterations: int) -> Mapping[str, Any]:
         if is_out_of_memory(error):
             return {"problem": "out of memory"}
         raise
-    peak = _peak(runtime.device)
+    peak = peak_bytes(runtime.device)
     on_cpu = runtime.device.type == "cpu"
     return {
         "tile": plan.tile,

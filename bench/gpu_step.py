@@ -29,8 +29,8 @@ import torch
 import torch.nn.functional as F
 from fastnst_kernels.profiling.measure import conditions, interleaved, quieten_profiler, synchronise
 
-from bench.bench_step import TOLERANCES, engine_side, floor_calls, step_task
 from bench.plain_loop import Task
+from bench.sides import TOLERANCES, engine_side, floor_calls, step_task
 from fastnst import Stylizer
 from fastnst.examples import example
 from fastnst.network.runtime import resolve_runtime

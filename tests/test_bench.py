@@ -18,8 +18,10 @@ from bench import (
     gpu_step,
     loss_strength,
     one_pass,
+    peak,
     plain_loop,
     run_gpu,
+    sides,
     style_distance,
     styles,
     times,
@@ -31,24 +33,24 @@ REPORT = ["--size", "48", "--device", "cpu"]
 PAIR = [str(example("content")), str(example("style_mosaic"))]
 
 
-def step_sides(task: plain_loop.Task, optimizer: str, *names: str) -> list[bench_step.Side]:
-    return [bench_step.make_side(name, task, optimizer) for name in names]
+def step_sides(task: plain_loop.Task, optimizer: str, *names: str) -> list[sides.Side]:
+    return [sides.make_side(name, task, optimizer) for name in names]
 
 
-def check_agreement(plain: bench_step.Side, other: bench_step.Side, image: torch.Tensor, apart: float) -> None:
+def check_agreement(plain: sides.Side, other: sides.Side, image: torch.Tensor, apart: float) -> None:
     loss, gradient = plain.evaluate(image)
     own_loss, own_gradient = other.evaluate(image)
     assert own_loss == pytest.approx(loss, rel=apart / 10)
     assert (own_gradient - gradient).norm() < apart * gradient.norm()
 
 
-@pytest.mark.parametrize("optimizer", bench_step.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", sides.OPTIMIZERS)
 def test_plain_loops_and_engine_agree(optimizer: str) -> None:
-    task = bench_step.step_task(32, "cpu")
+    task = sides.step_task(32, "cpu")
     if optimizer == "lbfgs":
         # With torch's own inverse Hessian the iterates are torch's.
         task = replace(task, options=replace(task.options, hessian="scalar"))
-    plain, *others = step_sides(task, optimizer, bench_step.PLAIN, "tuned", "fp32")
+    plain, *others = step_sides(task, optimizer, sides.PLAIN, "tuned", "fp32")
     for side in others:
         check_agreement(plain, side, task.start, 1e-4)
     losses, *rest = [[side.iterate().item() for _ in range(3)] for side in (plain, *others)]
@@ -68,10 +70,10 @@ def test_plain_loops_and_engine_agree(optimizer: str) -> None:
 def test_plain_loss_is_the_engines(given: dict[str, Any]) -> None:
     options = resolve_options(**{"size": 48, "device": "cpu", "weights": "random", "init": "noise"} | given)
     task = plain_loop.make_task(options, example("content"), example("style_mosaic"))
-    check_agreement(*step_sides(task, "lbfgs", bench_step.PLAIN, "fp32"), task.start, 1e-3)
+    check_agreement(*step_sides(task, "lbfgs", sides.PLAIN, "fp32"), task.start, 1e-3)
     bgr = replace(task.weights.preprocessing, bgr=True, scale=255.0, mean=(104.0, 117.0, 124.0), std=(1, 1, 2))
     task = replace(task, weights=replace(task.weights, preprocessing=bgr))
-    check_agreement(*step_sides(task, "lbfgs", bench_step.PLAIN, "fp32"), task.start, 1e-3)
+    check_agreement(*step_sides(task, "lbfgs", sides.PLAIN, "fp32"), task.start, 1e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "winograd"])
@@ -82,15 +84,15 @@ def test_each_precision_has_its_floor(precision: str) -> None:
 
 
 def test_wrong_engine_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = bench_step.engine_side
+    right = sides.engine_side
 
-    def wrong(task: plain_loop.Task, precision: str, optimizer: str) -> bench_step.Side:
+    def wrong(task: plain_loop.Task, precision: str, optimizer: str) -> sides.Side:
         side = right(task, precision, optimizer)
         evaluate = side.evaluate
         assert evaluate is not None
-        return bench_step.Side(lambda image: (1.01 * evaluate(image)[0], evaluate(image)[1]), side.iterate)
+        return sides.Side(lambda image: (1.01 * evaluate(image)[0], evaluate(image)[1]), side.iterate)
 
-    monkeypatch.setattr(bench_step, "engine_side", wrong)
+    monkeypatch.setattr(sides, "engine_side", wrong)
     with pytest.raises(SystemExit, match="fp32 at 32 px is wrong"):
         bench_step.measure(32, "cpu", ["fp32"], "lbfgs", rounds=1, memory=False)
 
@@ -113,20 +115,20 @@ def test_step_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.slow
 def test_peak_memory_is_that_of_a_process_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    (small, network), (large, _) = (bench_step.peak_of("plain", size, "cpu", "adam") for size in (32, 192))
+    (small, network), (large, _) = (peak.peak_of("plain", size, "cpu", "adam") for size in (32, 192))
     assert network is not None
     assert small is not None
     assert large is not None
     assert 0 < network < small < large
-    assert bench_step.peak_of("plain", 32, "nowhere", "lbfgs") == (None, None)
+    assert peak.peak_of("plain", 32, "nowhere", "lbfgs") == (None, None)
     assert "the peak of plain at 32 px is not known" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_compiled_loop_agrees() -> None:
-    task = bench_step.step_task(32, "cpu")
-    plain, compiled = step_sides(task, "adam", bench_step.PLAIN, "compiled")
+    task = sides.step_task(32, "cpu")
+    plain, compiled = step_sides(task, "adam", sides.PLAIN, "compiled")
     assert compiled.evaluate(task.start)[0] == pytest.approx(plain.evaluate(task.start)[0], rel=1e-4)
 
 
@@ -248,7 +250,7 @@ def test_an_iteration_launches_few_kernels_and_moves_few_bytes(capsys: pytest.Ca
 
 def test_runs_that_are_not_equal_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([float(number) for number in range(1000)])
-    side = bench_step.Side(lambda image: (1.0, image), lambda: torch.tensor(next(losses)))
+    side = sides.Side(lambda image: (1.0, image), lambda: torch.tensor(next(losses)))
     monkeypatch.setattr(gpu_step, "engine_side", lambda *_: side)
     given = gpu_step.Given(32, "cpu", ["fp32"], 2, "adam")
     with pytest.raises(ArithmeticError, match="fp32 is not equal when made again"):
