@@ -1,5 +1,7 @@
 """Networks and images that the tests of objectives have in common."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +49,20 @@ def smooth_and_rough(seed: int, height: int, width: int) -> Tensor:
     coarse = torch.rand((1, 3, 5, 6), generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
     return (0.7 * smooth + 0.3 * torch.rand((1, 3, height, width), generator=generator)).contiguous()
+
+
+@contextmanager
+def rounded_products() -> Iterator[None]:
+    """A caller whose float32 products may be rounded; the settings are then as before, which one call does not do."""
+    places = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = [place.fp32_precision for place in places]
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
 
 
 def prepared(weights: Weights | None = None, /, **given: Any) -> tuple[Options, Runtime, Backbone]:

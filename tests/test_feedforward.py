@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from drawn import drawn
+from network_samples import rounded_products
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -168,11 +169,8 @@ def weights_of(made: StyleNetwork) -> dict[str, Tensor]:
 
 def test_training_has_exact_products(places: Path) -> None:
     expected = weights_of(trained(places, 1).network)
-    torch.set_float32_matmul_precision("medium")
-    try:
+    with rounded_products():
         weights = weights_of(trained(places, 1).network)
-    finally:
-        torch.set_float32_matmul_precision("highest")
     assert all(torch.equal(weights[name], value) for name, value in expected.items())
 
 

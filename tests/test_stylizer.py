@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from network_samples import rounded_products
 from picture_samples import photo
 from PIL import Image
 
@@ -42,11 +43,8 @@ def picture_in(result: fastnst.Result) -> bytes:
 def test_a_trace_is_of_exact_products() -> None:
     trace = partial(fastnst.Stylizer(photo(0), **SMALL, precision="winograd").gram_trace, load_image(photo(1)))
     exact = trace()
-    torch.set_float32_matmul_precision("medium")
-    try:
+    with rounded_products():
         assert trace() == exact
-    finally:
-        torch.set_float32_matmul_precision("highest")
 
 
 def test_every_kind_of_input_gives_the_same_image(tmp_path: Path) -> None:

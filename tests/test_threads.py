@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from drawn import drawn
+from network_samples import rounded_products
 from PIL import Image
 from processes import PATIENCE
 
@@ -126,7 +127,7 @@ MODES: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "float64": lambda: setting(torch.set_default_dtype, torch.float64, torch.float32),
     "meta": lambda: setting(torch.set_default_device, "meta", None),
     "deterministic": lambda: setting(torch.use_deterministic_algorithms, True, False),
-    "rounded products": lambda: setting(torch.set_float32_matmul_precision, "medium", "highest"),
+    "rounded products": rounded_products,
 }
 
 
